@@ -1,0 +1,123 @@
+"""Attention over packed rows that cannot leak between examples, and the proof that it does not.
+
+`varlen_sdpa` calls PyTorch's causal attention once per packed example, on the boundaries that TRL's collator computes.
+It is exact, and needs neither a mask of (tokens × tokens) nor a kernel that only GPUs have.
+"""
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+
+from posttrain.errors import PosttrainError
+
+NAME = "varlen_sdpa"
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}  # largest logit difference, as a share of the largest logit
+PROBE_LENGTHS = (7, 1, 12, 5)  # packed examples of the proof; one of a single token, as that is where masks go wrong
+
+
+class PackingError(PosttrainError):
+    """Packing with an attention that lets examples see each other."""
+
+
+def varlen_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    cu_seq_lens_q: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each packed example, or plain SDPA where nothing is packed.
+
+    query: (B, heads, T, d)    key, value: (B, key heads, T, d)    cu_seq_lens_q: (examples + 1,) starts and the end
+    returns: (B, T, heads, d) and no weights. B is 1 when examples are packed.
+    """
+    attend = F.scaled_dot_product_attention
+    options = {"dropout_p": dropout, "scale": scaling, "enable_gqa": True}
+    if cu_seq_lens_q is None:
+        causal = attention_mask is None and query.shape[2] > 1
+        output = attend(query, key, value, attn_mask=attention_mask, is_causal=causal, **options)
+    else:
+        lengths = cu_seq_lens_q.diff().tolist()
+        pieces = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+        output = torch.cat([attend(q, k, v, is_causal=True, **options) for q, k, v in pieces], dim=2)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def varlen_mask(*arguments: Any, **options: Any) -> Tensor | None:
+    """No mask for packed rows, whose boundaries travel as `cu_seq_lens_q`; SDPA's own mask for padded ones."""
+    padded = options.get("attention_mask") is not None
+    return sdpa_mask(*arguments, **options) if padded else None
+
+
+def register() -> None:
+    """Make `attn_implementation: varlen_sdpa` known to transformers."""
+    AttentionInterface.register(NAME, varlen_sdpa)
+    AttentionMaskInterface.register(NAME, varlen_mask)
+
+
+def miniature(model: PreTrainedModel) -> PreTrainedModel:
+    """Two layers of the model's own class, attention and head shape, with weights large enough to show a leak.
+
+    Cheap, and free of how the real weights are sharded.
+    """
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers, config.vocab_size, config.initializer_range = 2, 128, 0.1
+    config.intermediate_size = config.hidden_size
+    config.pad_token_id = config.bos_token_id = config.eos_token_id = 0
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:2]
+    attention = model.config._attn_implementation
+    dtype = torch.bfloat16 if attention.startswith("flash") else torch.float32
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        small = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
+    return small.to(model.device).eval()
+
+
+def packing_difference(model: PreTrainedModel, batch_changes: dict[str, Any] | None = None) -> float:
+    """Largest difference between the logits of packed examples and of the same examples run alone, by the largest logit.
+
+    `batch_changes` replaces inputs of the packed batch, for tests that break it on purpose.
+    """
+    generator = torch.Generator().manual_seed(0)
+    examples = [torch.randint(0, model.config.vocab_size, (n,), generator=generator) for n in PROBE_LENGTHS]
+    ends = torch.tensor([0, *PROBE_LENGTHS]).cumsum(0).to(torch.int32)
+    packed: dict[str, Any] = {
+        "input_ids": torch.cat(examples)[None],
+        "position_ids": torch.cat([torch.arange(n) for n in PROBE_LENGTHS])[None],
+        "cu_seq_lens_q": ends,
+        "cu_seq_lens_k": ends,
+        "max_length_q": max(PROBE_LENGTHS),
+        "max_length_k": max(PROBE_LENGTHS),
+    }
+    packed |= batch_changes or {}
+    packed = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in packed.items() if v is not None}
+    with torch.no_grad():
+        together = model(**packed, use_cache=False).logits[0].float()
+        alone = torch.cat([model(x[None].to(model.device), use_cache=False).logits[0].float() for x in examples])
+    return ((together - alone).abs().max() / alone.abs().max()).item()
+
+
+def prove_packing(model: PreTrainedModel, where: str) -> float:
+    """Raise PackingError unless packed examples get the logits they get alone; returns the largest difference.
+
+    Runs once before training, on a miniature of the model with the attention in use.
+    """
+    small = miniature(model)
+    difference, limit = packing_difference(small), TOLERANCE[small.dtype]
+    if difference > limit:
+        raise PackingError(
+            f"{where}: packing: true: examples of one row see each other under attn_implementation "
+            f"{model.config._attn_implementation} (logits differ by {difference:.1e}, allowed {limit:.0e}); use "
+            f"varlen_sdpa, sdpa or flash_attention_2 in the accelerate config, or packing: false"
+        )
+    return difference

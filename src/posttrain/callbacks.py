@@ -1,0 +1,110 @@
+"""What a run writes while it trains: metrics.jsonl, sample generations, and trackers that never crash it."""
+
+import json
+import logging
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from transformers import TrainerCallback
+from trl.models import unwrap_model_for_generation
+
+from posttrain.prompts import render_prompt
+
+METRICS_FILE = "metrics.jsonl"
+GENERATIONS_FILE = "generations.jsonl"
+NOT_METRICS = ("num_input_tokens_seen", "train_tokens_per_second")  # ours: tokens_seen, tokens_per_second
+MAX_SAMPLE_TOKENS = 256
+logger = logging.getLogger(__name__)
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop lines of steps after `step`, and a half-written last line: the resumed run writes them again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:  # the line that a kill cut off
+            break
+    path.write_text("".join(kept))
+
+
+class MetricsFile(TrainerCallback):
+    """One JSON object per logged step in `metrics.jsonl`, continuous over interruptions."""
+
+    def __init__(self, output_dir: Path, trainer_window: Any) -> None:
+        self.path = output_dir / METRICS_FILE
+        self.window = trainer_window
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.window.open()
+        if state.is_world_process_zero:
+            forget_after(self.path, state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        if state.is_world_process_zero and ("loss" in logs or "eval_loss" in logs):
+            figures = {k: v for k, v in logs.items() if k not in NOT_METRICS}
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step, **figures}) + "\n")
+
+
+class SampleGenerations(TrainerCallback):
+    """Greedy answers to a few validation prompts at every evaluation, for a person to read."""
+
+    def __init__(self, trainer: Any, output_dir: Path, rows: list[dict[str, Any]], prompt: str) -> None:
+        self.trainer, self.rows = trainer, rows
+        self.path = output_dir / GENERATIONS_FILE
+        self.prompts = [render_prompt(prompt, row["prompt"], trainer.processing_class) for row in rows]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            forget_after(self.path, state.global_step)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        tokenizer = self.trainer.processing_class
+        batch = tokenizer(
+            self.prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+        ).to(self.trainer.accelerator.device)
+        with (
+            self.trainer.window.paused(),
+            unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator) as model,
+        ):
+            training = model.training
+            model.eval()
+            ids = model.generate(
+                **batch, max_new_tokens=MAX_SAMPLE_TOKENS, do_sample=False, repetition_penalty=1.0,
+                pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
+            model.train(training)
+        if state.is_world_process_zero:
+            texts = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+            with self.path.open("a") as file:
+                for row, text in zip(self.rows, texts, strict=True):
+                    question = row["prompt"][-1]["content"]
+                    line = {"step": state.global_step, "id": row["id"], "question": question, "completion": text}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def prepare_trackers(report_to: list[str], output_dir: Path) -> None:
+    """Keep trackers' files in the run, and let wandb work offline where nobody is logged in."""
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "tensorboard"))
+    os.environ.setdefault("WANDB_DIR", str(output_dir))
+    if "wandb" in report_to and "WANDB_MODE" not in os.environ and not wandb_login():
+        os.environ["WANDB_MODE"] = "offline"
+        logger.warning("wandb: not logged in, writing to %s/wandb offline; `wandb sync` uploads it later", output_dir)
+
+
+def wandb_login() -> bool:
+    """Whether a wandb key lies in the environment or in ~/.netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,120 @@
+"""What the machine decides: the accelerate config in use, its two toggles, and the precision.
+
+`accelerate launch` refuses unknown keys at the top of its file and exports neither the file's path nor unknown keys of
+its sections. So the two toggles lie in `dynamo_config`, the one section that every kind of launch accepts, and this
+module reads them from the file itself: named by POSTTRAIN_ACCELERATE_CONFIG, or found on the command line of the
+`accelerate launch` that is this process's ancestor.
+"""
+
+import importlib.util
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from posttrain.errors import PosttrainError
+
+VARIABLE = "POSTTRAIN_ACCELERATE_CONFIG"
+SECTION = "dynamo_config"
+ATTENTION = ("sdpa", "eager", "varlen_sdpa", "flash_attention_2")
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+class HardwareError(PosttrainError):
+    """An accelerate config that this project cannot run with, or that asks for what the machine lacks."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Effective values. `path` and `text` are None when the script runs without `accelerate launch`."""
+
+    path: str | None
+    text: str | None
+    gradient_checkpointing: bool
+    attn_implementation: str
+    mixed_precision: str
+    num_processes: int
+
+    def as_record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_hardware() -> Hardware:
+    """The hardware settings of this process; raises HardwareError where the file is wrong."""
+    path = find_config()
+    text = None if path is None else path.read_text()
+    config = {} if text is None else parse_config(str(path), text)
+    toggles = config.get(SECTION) or {}
+    hardware = Hardware(
+        path=None if path is None else str(path),
+        text=text,
+        gradient_checkpointing=toggles.get("gradient_checkpointing", False),
+        attn_implementation=toggles.get("attn_implementation", "sdpa"),
+        # What accelerate will use: its command line wins over its file.
+        mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
+        num_processes=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+    check_flash_attention(hardware)
+    return hardware
+
+
+def find_config() -> Path | None:
+    """The accelerate config in use, or None when this process was not started by `accelerate launch`."""
+    if named := os.environ.get(VARIABLE):
+        if not Path(named).is_file():
+            raise HardwareError(f"{VARIABLE}={named}: no such file; expected a file of accelerate_configs/")
+        return Path(named)
+    for ancestor in psutil.Process().parents():
+        try:
+            arguments, folder = ancestor.cmdline(), ancestor.cwd()
+        except psutil.Error:
+            continue
+        for position, argument in enumerate(arguments):
+            flag, equals, value = argument.partition("=")
+            if flag == "--config_file" and "launch" in arguments[:position]:
+                return _relative(Path(folder, value if equals else arguments[position + 1]))
+    return None
+
+
+def parse_config(path: str, text: str) -> dict[str, Any]:
+    """An accelerate config with its toggles checked; accelerate itself checks the rest."""
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise HardwareError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    toggles = config.get(SECTION) or {}
+    checkpointing, attention = toggles.get("gradient_checkpointing", False), toggles.get("attn_implementation", "sdpa")
+    if not isinstance(checkpointing, bool):
+        raise HardwareError(f"{path}: {SECTION}.gradient_checkpointing: {checkpointing!r}: expected true or false")
+    if attention not in ATTENTION:
+        expected = ", ".join(ATTENTION)
+        raise HardwareError(f"{path}: {SECTION}.attn_implementation: {attention!r}: expected one of {expected}")
+    if checkpointing and (config.get("fsdp_config") or {}).get("fsdp_activation_checkpointing"):
+        raise HardwareError(
+            f"{path}: fsdp_config.fsdp_activation_checkpointing: true: {SECTION}.gradient_checkpointing does the same; "
+            f"leave one of them out"
+        )
+    return config
+
+
+def check_flash_attention(hardware: Hardware) -> None:
+    """Raise HardwareError where flash_attention_2 is asked for and cannot run; it never falls back."""
+    if hardware.attn_implementation != "flash_attention_2":
+        return
+    import torch
+
+    where = f"{hardware.path}: {SECTION}.attn_implementation: flash_attention_2: "
+    if not torch.cuda.is_available():
+        raise HardwareError(where + "needs a CUDA GPU, this machine has none; use accelerate_configs/cpu.yaml")
+    if importlib.util.find_spec("flash_attn") is None:
+        raise HardwareError(where + "needs the package flash-attn: pip install 'posttrain[gpu]'; or write sdpa there")
+    if hardware.mixed_precision == "no":
+        raise HardwareError(where + "needs half precision; write mixed_precision: bf16 in the same file")
+
+
+def _relative(path: Path) -> Path:
+    """The path from the working directory where it lies below it, so that records do not name the machine."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

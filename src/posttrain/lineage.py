@@ -1,0 +1,129 @@
+"""`run.json`: everything needed to say what a run was, to resume it, and to run it again.
+
+The file is written when a run starts and once more, with `finished`, when it is whole. A copy lies in `final/` as
+`lineage.json`, so that a copied checkpoint stays identifiable.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from posttrain import atomic
+from posttrain.errors import PosttrainError
+
+SCHEMA_VERSION = 1
+RUN_FILE = "run.json"
+LINEAGE_FILE = "lineage.json"
+PACKAGES = (
+    "posttrain", "torch", "transformers", "tokenizers", "trl", "accelerate", "peft", "datasets", "math-verify",
+    "deepspeed", "flash-attn", "vllm", "wandb", "numpy",
+)  # fmt: skip
+
+
+class LineageError(PosttrainError):
+    """An output directory that belongs to another run."""
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def code_state() -> dict[str, Any]:
+    """The commit of this checkout and whether files differ from it; nulls where posttrain is not run from git."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that can move a number."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def machine() -> dict[str, Any]:
+    """Processor count, threads and accelerators of this machine. Imports torch."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}
+
+
+def digest(value: Any) -> str:
+    """Hex sha256 of a JSON value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None where there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise LineageError(f"{path}: not JSON ({error}); the file was changed by hand, restore or remove it") from error
+
+
+def read_lineage(model: str | Path) -> dict[str, Any] | None:
+    """The lineage that travels with a checkpoint directory, or None for a model that is not ours."""
+    return read_json(Path(model) / LINEAGE_FILE)
+
+
+def claim(output_dir: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of this same run if `output_dir` holds one, None if the directory is free.
+
+    `identity` is everything that decides the run's numbers. Raises LineageError where the directory belongs to a run of
+    another identity, or holds files of nobody known.
+    """
+    record = read_json(output_dir / RUN_FILE)
+    if record is None:
+        if output_dir.is_dir() and any(output_dir.glob("checkpoint-*")):
+            raise LineageError(f"{output_dir}: holds checkpoints but no {RUN_FILE}; choose another --output_dir")
+        return None
+    if record["identity"] == identity:
+        return record
+    theirs, ours = record["identity"], identity
+    different = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
+    first = different[0]
+    raise LineageError(
+        f"{output_dir}: belongs to another run ({record['run_id']}), which differs in {', '.join(different)} "
+        f"({first}: {theirs.get(first)!r} there, {ours.get(first)!r} here); choose another --output_dir or remove it"
+    )
+
+
+def start_record(output_dir: Path, identity: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
+    """Write and return the record of a run that begins now."""
+    started = now()
+    record = {
+        "schema": SCHEMA_VERSION,
+        "run_id": f"{output_dir.name}-{digest([identity, started])[:8]}",
+        "started": started,
+        "argv": sys.argv,
+        "code": code_state(),
+        "packages": package_versions(),
+        "identity": identity,
+        **details,
+        "result": None,
+        "finished": None,
+    }
+    atomic.write_json(output_dir / RUN_FILE, record)
+    return record

@@ -1,0 +1,33 @@
+"""Where weights come from, checked before torch is imported and before anything is downloaded."""
+
+import re
+from pathlib import Path
+
+from posttrain.errors import PosttrainError
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+LOCAL_ROOTS = ("outputs", "assets", "data")  # directories of this repository, never organisations on the hub
+
+
+class ModelError(PosttrainError):
+    """A model that cannot be loaded, and why."""
+
+
+def check_model(name: str, needs_weights: bool = True) -> None:
+    """Raise ModelError where `name` is neither a usable directory nor the name of a model on the hub."""
+    directory = Path(name)
+    if not directory.is_dir():
+        if HUB_NAME.fullmatch(name) and name.split("/")[0] not in LOCAL_ROOTS:
+            return
+        raise ModelError(f"{name}: no such directory, and not a name on the hub (organisation/model)")
+    if (directory / "adapter_config.json").is_file():
+        if not (directory / "adapter_model.safetensors").is_file():
+            raise ModelError(f"{name}: has adapter_config.json but no adapter_model.safetensors")
+        return
+    if not (directory / "config.json").is_file():
+        finished = " (its run is not finished)" if (directory.parent / "run.json").is_file() else ""
+        raise ModelError(f"{name}: has no config.json{finished}; expected a directory that save_pretrained wrote")
+    if needs_weights and not list(directory.glob("*.safetensors")):
+        if list(directory.glob("*.bin")):
+            raise ModelError(f"{name}: has weights as pickle (*.bin) only, which are never loaded; save as safetensors")
+        raise ModelError(f"{name}: has no weights (*.safetensors); random_init: true starts from its config alone")

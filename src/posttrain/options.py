@@ -1,0 +1,64 @@
+"""The recipe keys that are ours; everything else in a recipe is a field of TRL's and transformers' own dataclasses."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class SftOptions:
+    """What `src/sft.py` needs beside `SFTConfig` and `ModelConfig`."""
+
+    trainer: str = field(metadata={"help": "The method; the script src/<trainer>.py runs the recipe."})
+    dataset_name: str = field(metadata={"help": "Directory written by a data_prep script, with its manifest.json."})
+    prompt: str = field(
+        metadata={
+            "help": "How the question is rendered: `chat` (the tokenizer's template), a file of posttrain/prompts, or "
+            "`none` for rows of plain text.",
+            "choices": ["chat", "r1_zero", "question_only", "gsm8k_tutor", "none"],
+        }
+    )
+    append_eos: bool = field(
+        default=True, metadata={"help": "Teach the end of the answer. False only for plain text or to show the harm."}
+    )
+    too_long: str = field(
+        default="error",
+        metadata={
+            "help": "A row longer than max_length ends the run (`error`) or is counted and left out (`drop`). Nothing "
+            "is ever truncated.",
+            "choices": ["error", "drop"],
+        },
+    )
+    num_train_examples: int | None = field(
+        default=None, metadata={"help": "Train on this many rows, chosen by content hash; null for all."}
+    )
+    random_init: bool = field(
+        default=False, metadata={"help": "Draw weights at random from the model's config.json instead of loading them."}
+    )
+    sample_generations: int = field(
+        default=0, metadata={"help": "Validation prompts answered greedily at every evaluation, kept in generations.jsonl."}
+    )
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What `src/eval.py` needs: which weights, which questions, how to ask, how to sample."""
+
+    trainer: str = field(metadata={"help": "Always `eval`; the script src/eval.py runs the recipe."})
+    model: str = field(metadata={"help": "A checkpoint directory or a model of the hub."})
+    benchmarks: str = field(metadata={"help": "Names from posttrain/benchmarks.yaml, separated by commas."})
+    output_dir: str = field(metadata={"help": "Directory for <benchmark>/samples.jsonl and metrics.json."})
+    max_new_tokens: int = field(metadata={"help": "Tokens a completion may have; one that fills it is truncated."})
+    seed: int = field(metadata={"help": "Seed of the sampler; irrelevant at temperature 0."})
+    prompt: str = field(
+        default="trained",
+        metadata={
+            "help": "`trained` takes the prompt and the end token from the checkpoint's lineage.json.",
+            "choices": ["trained", "chat", "r1_zero", "question_only", "gsm8k_tutor"],
+        },
+    )
+    temperature: float = field(default=0.0, metadata={"help": "0 is greedy."})
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution."})
+    batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once; does not change the answers."})
+    dtype: str = field(
+        default="auto", metadata={"help": "Weights' type.", "choices": ["auto", "float32", "bfloat16", "float16"]}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Only the first N questions; recorded in the result."})

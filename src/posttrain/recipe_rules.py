@@ -1,0 +1,155 @@
+"""What a recipe may not say and why: renamed keys, keys that belong elsewhere, ranges, and contradictions."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from posttrain.schema import MODEL_CONFIG, SFT_CONFIG, Field
+
+OPTIONS = "posttrain/options.py"
+SCHEMAS = {
+    "sft": (*MODEL_CONFIG, *SFT_CONFIG, f"{OPTIONS}:SftOptions"),
+    "eval": (f"{OPTIONS}:EvalOptions",),
+}
+# Beside our own fields without default: no run should rest on a library's default for these.
+REQUIRED = {"sft": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"), "eval": ()}
+
+# Keys of open-r1, alignment-handbook and older TRL recipes, with the name of today.
+RENAMED = {
+    "torch_dtype": "dtype",
+    "max_seq_length": "max_length",
+    "warmup_ratio": "warmup_steps (a number below 1 is a share of all steps)",
+    "evaluation_strategy": "eval_strategy",
+    "group_by_length": "train_sampling_strategy: group_by_length",
+    "dataset_mixer": "dataset_name, a directory prepared by data_prep/",
+    "dataset_mixture": "dataset_name, a directory prepared by data_prep/",
+    "tokenizer_name_or_path": "model_name_or_path, whose tokenizer is used",
+    "preprocessing_num_workers": "dataset_num_proc",
+    "max_prompt_length": "nothing: it was removed; filter prompts in data_prep/",
+    "overwrite_output_dir": "nothing: it was removed; a run is resumed or refused, never overwritten",
+    "logging_dir": "nothing: metrics.jsonl and TensorBoard files lie in output_dir",
+}
+ACCELERATE = "belongs to the file in accelerate_configs/, as it is about the machine"
+OURS = "not taken from a recipe: "
+REFUSED = {
+    "gradient_checkpointing": f"{ACCELERATE}: dynamo_config.gradient_checkpointing",
+    "gradient_checkpointing_kwargs": ACCELERATE,
+    "activation_checkpointing": f"{ACCELERATE}: dynamo_config.gradient_checkpointing",
+    "activation_checkpointing_kwargs": ACCELERATE,
+    "attn_implementation": f"{ACCELERATE}: dynamo_config.attn_implementation",
+    "bf16": f"{ACCELERATE}: mixed_precision",
+    "fp16": f"{ACCELERATE}: mixed_precision",
+    "bf16_full_eval": f"{ACCELERATE}: mixed_precision",
+    "fp16_full_eval": f"{ACCELERATE}: mixed_precision",
+    "use_cpu": f"{ACCELERATE}: use_cpu",
+    "deepspeed": ACCELERATE,
+    "fsdp": ACCELERATE,
+    "fsdp_config": ACCELERATE,
+    "parallelism_config": ACCELERATE,
+    "accelerator_config": ACCELERATE,
+    "local_rank": ACCELERATE,
+    "ddp_backend": ACCELERATE,
+    "env": "a recipe sets no environment; export the variable, or put it before the command",
+    "hub_token": "a recipe holds no secrets; set HF_TOKEN in the environment",
+    "trust_remote_code": "code from a model repository is never run",
+    "resume_from_checkpoint": OURS + "a run always resumes from its own last whole checkpoint",
+    "ignore_data_skip": OURS + "resuming must see the same rows",
+    "save_only_model": OURS + "a checkpoint that cannot be resumed from is not one",
+    "auto_find_batch_size": OURS + "it changes the effective batch without a word",
+    "full_determinism": OURS + "set CUBLAS_WORKSPACE_CONFIG and run on one machine",
+    "truncation_mode": OURS + "nothing is truncated; see too_long",
+    "dataset_text_field": OURS + "rows have the columns of data_prep/",
+    "dataset_kwargs": OURS + "rows are tokenised and linted by posttrain.encode",
+    "completion_only_loss": OURS + "the loss is always on the completion alone",
+    "assistant_only_loss": OURS + "the loss is always on the completion alone",
+    "pad_token": OURS + "the tokenizer's own is used",
+    "chat_template_path": OURS + "the tokenizer's own template is used",
+    "remove_unused_columns": OURS + "rows are tokenised by posttrain.encode",
+    "label_names": OURS + "rows are tokenised by posttrain.encode",
+    "padding_free": OURS + "packing: true implies it",
+    "do_train": OURS + "the script decides",
+    "do_eval": OURS + "the script decides",
+    "do_predict": OURS + "the script decides",
+}
+POSITIVE = {
+    "learning_rate", "max_length", "per_device_train_batch_size", "per_device_eval_batch_size",
+    "gradient_accumulation_steps", "logging_steps", "save_steps", "eval_steps", "num_train_epochs", "max_new_tokens",
+    "batch_size", "num_train_examples", "limit", "lora_r", "lora_alpha", "save_total_limit", "top_p",
+}  # fmt: skip
+AT_LEAST_ZERO = {"seed", "warmup_steps", "weight_decay", "temperature", "sample_generations", "lora_dropout"}
+
+
+def command(trainer: str, recipe: str) -> str:
+    """The command that runs a recipe of `trainer`."""
+    if trainer == "eval":
+        return f"python src/eval.py {recipe}"
+    return f"accelerate launch --config_file accelerate_configs/….yaml src/{trainer}.py {recipe}"
+
+
+def wrong_trainer(where: str, named: Any, trainer: str, path: Path) -> str:
+    """The fault of a recipe given to another script."""
+    start = f"{where}: trainer: {named!r}: src/{trainer}.py runs recipes of trainer {trainer!r}; "
+    if re.fullmatch(r"[a-z_]+", str(named)) and (Path(__file__).parents[1] / f"{named}.py").exists():
+        return start + f"run {command(named, str(path))}"
+    return start + f"there is no src/{named}.py in this version, known trainers: {', '.join(SCHEMAS)}"
+
+
+def required_keys(trainer: str, fields: dict[str, Field]) -> list[str]:
+    """Keys a recipe must set: our fields without default, and those no library default should decide."""
+    own = [name for name, field in fields.items() if not field.default]
+    return [*own, *REQUIRED[trainer]]
+
+
+def refusal(key: str, value: Any) -> str | None:
+    """Why this key is not taken, or None."""
+    if key in RENAMED:
+        return f"this key is now {RENAMED[key]}"
+    return REFUSED.get(key)
+
+
+def out_of_range(key: str, value: Any) -> str | None:
+    """What range a number had to lie in, or None where it does."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if value != value or value in (float("inf"), float("-inf")):
+        return "expected a finite number"
+    if key in POSITIVE and value <= 0:
+        return "expected more than 0"
+    return "expected 0 or more" if key in AT_LEAST_ZERO and value < 0 else None
+
+
+def contradictions(trainer: str, path: str, values: dict[str, Any]) -> list[str]:
+    """Faults between keys, each of which is fine alone."""
+    return _sft_contradictions(path, values) if trainer == "sft" else []
+
+
+def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    faults = []
+    logging, saving = values.get("logging_steps", 10), values.get("save_steps", 500)
+    if values.get("save_strategy", "steps") == "steps" and (logging < 1 or saving < 1 or saving % logging):
+        faults.append(
+            f"{path}: save_steps: {saving}: expected a multiple of logging_steps ({logging}), both in steps; a mean over "
+            f"half a logging window would be lost on resume"
+        )
+    if values.get("packing") and values.get("packing_strategy", "bfd") != "bfd":
+        faults.append(
+            f"{path}: packing_strategy: {values['packing_strategy']!r}: expected bfd; the others cut rows in the middle"
+        )
+    if values["prompt"] == "none" and values.get("append_eos", True):
+        faults.append(f"{path}: append_eos: true: plain text (prompt: none) has no end; write append_eos: false")
+    if values.get("eval_strategy", "no") == "steps" and not values.get("eval_steps"):
+        faults.append(f"{path}: eval_steps: missing: expected a number of steps with eval_strategy: steps")
+    if values.get("sample_generations") and values.get("eval_strategy", "no") == "no":
+        faults.append(f"{path}: sample_generations: {values['sample_generations']}: needs eval_strategy: steps or epoch")
+    if values.get("use_peft") and values.get("random_init"):
+        faults.append(f"{path}: use_peft: true: an adapter on random weights (random_init: true) learns nothing")
+    if values.get("load_best_model_at_end") and values.get("eval_strategy", "no") == "no":
+        faults.append(f"{path}: load_best_model_at_end: true: needs eval_strategy: steps or epoch")
+    if (values.get("load_in_4bit") or values.get("load_in_8bit")) and not values.get("use_peft"):
+        faults.append(f"{path}: load_in_4bit/load_in_8bit: quantised weights cannot be trained; add use_peft: true")
+    return faults
+
+
+def purpose(help_text: str) -> str:
+    """The first sentence of a field's help."""
+    return re.split(r"(?<=[.;]) ", " ".join(help_text.replace("%%", "%").split()))[0]

@@ -1,0 +1,141 @@
+"""Supervised fine-tuning: rows, trainer and record of one run. `src/sft.py` is the order of events."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl import ModelConfig, SFTConfig, get_peft_config, pack_dataset
+
+from posttrain import attention, training
+from posttrain.callbacks import MetricsFile, SampleGenerations, prepare_trackers
+from posttrain.encode import Encoding, load_split
+from posttrain.errors import PosttrainError
+from posttrain.hardware import Hardware
+from posttrain.lineage import digest, machine
+from posttrain.options import SftOptions
+from posttrain.recipe import Recipe
+from posttrain.rows import by_content, read_parquet
+from posttrain.trainer import RecipeTrainer
+
+NOT_IDENTITY = ("output_dir", "report_to", "run_name", "project", "disable_tqdm", "log_level")  # move no number
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tokenised splits, packed where the recipe says so, and what became of the rows."""
+
+    train: Dataset
+    validation: Dataset | None
+    used: dict[str, int]
+    dropped_too_long: dict[str, int]
+
+
+def run_identity(recipe: Recipe, manifest: dict[str, Any], hardware: Hardware) -> dict[str, Any]:
+    """Everything that decides the run's numbers; two runs of equal identity are one run."""
+    return {
+        **{key: value for key, value in recipe.values.items() if key not in NOT_IDENTITY},
+        "dataset_files": digest(manifest["files"]),
+        "num_processes": hardware.num_processes,
+        "mixed_precision": hardware.mixed_precision,
+        "attn_implementation": hardware.attn_implementation,
+    }
+
+
+def load_rows(
+    options: SftOptions, manifest: dict[str, Any], arguments: SFTConfig, tokenizer: PreTrainedTokenizerBase
+) -> Rows:
+    """Tokenise, lint and pack the train split, and the validation split where the recipe evaluates."""
+    eos = tokenizer.eos_token if options.append_eos else None
+    encoding = Encoding(options.prompt, eos, arguments.max_length, options.too_long)
+    evaluates = arguments.eval_strategy != "no"
+    if evaluates and "validation.parquet" not in manifest["files"]:
+        raise PosttrainError(f"{options.dataset_name}: has no validation split; write eval_strategy: 'no'")
+    splits, used, dropped = {}, {}, {}
+    for split in ("train", "validation") if evaluates else ("train",):
+        limit = options.num_train_examples if split == "train" else None
+        path = Path(options.dataset_name) / f"{split}.parquet"
+        dataset, dropped[split] = load_split(path, tokenizer, encoding, limit)
+        used[split] = len(dataset)
+        if arguments.packing:
+            dataset = pack_dataset(dataset, arguments.max_length, arguments.packing_strategy)
+        splits[split] = dataset.with_format("numpy")  # collates ten times faster than Python lists
+    return Rows(splits["train"], splits.get("validation"), used, dropped)
+
+
+def build_trainer(
+    recipe: Recipe, options: SftOptions, arguments: SFTConfig, hardware: Hardware,
+    tokenizer: PreTrainedTokenizerBase, rows: Rows,
+) -> RecipeTrainer:  # fmt: skip
+    """The trainer with its model, adapter and callbacks."""
+    model_config = recipe.build(ModelConfig)
+    model = training.load_model(model_config, hardware, arguments.seed, options.random_init)
+    training.check_context(model, arguments.max_length, recipe.path)
+    if arguments.packing:
+        attention.prove_packing(model, hardware.path or recipe.path)
+    if options.append_eos:
+        training.set_generation_end(model, tokenizer)
+    output_dir = Path(arguments.output_dir)
+    prepare_trackers(arguments.report_to, output_dir)
+    trainer = RecipeTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows.train,
+        eval_dataset=rows.validation,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model_config),
+    )
+    trainer.add_callback(MetricsFile(output_dir, trainer.window))
+    if options.sample_generations:
+        path = Path(options.dataset_name) / "validation.parquet"
+        sample = by_content(read_parquet(path), options.sample_generations)
+        trainer.add_callback(SampleGenerations(trainer, output_dir, sample, options.prompt))
+    return trainer
+
+
+def run_details(
+    recipe: Recipe, options: SftOptions, arguments: SFTConfig, hardware: Hardware, trainer: RecipeTrainer, rows: Rows,
+    manifest: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """What run.json says beside the identity."""
+    model_config = recipe.build(ModelConfig)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    described = training.describe_model(model, model_config)
+    return {
+        "recipe": {"path": recipe.path, "sha256": recipe.sha256, "text": recipe.text},
+        "arguments": training.plain(
+            {**arguments.to_dict(), **dataclasses.asdict(model_config), **dataclasses.asdict(options)}
+        ),
+        "accelerate": hardware.as_record(),
+        "effective": {
+            "gradient_checkpointing": bool(model.is_gradient_checkpointing),
+            "attn_implementation": model.config._attn_implementation,
+            "weights_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "autocast": trainer.accelerator.mixed_precision,
+            "parameters": training.trainable_parameters(trainer.model),
+        },
+        "hardware": machine(),
+        "inputs": {
+            "dataset": {
+                "path": options.dataset_name,
+                "manifest": digest(manifest),
+                "source": manifest["source"],
+                "used": rows.used,
+                "dropped_too_long": rows.dropped_too_long,
+            },
+            "model": described,
+        },
+        "rope": {"base": described["rope"], "trained": described["rope"]},
+        "prompt": options.prompt,
+        "eos_token": trainer.processing_class.eos_token if options.append_eos else None,
+    }
+
+
+def summary(output_dir: Path, result: dict[str, Any]) -> str:
+    """The last line of a run."""
+    return (
+        f"{output_dir / training.FINAL}: {result['steps']} steps, {result['tokens_seen']} tokens, "
+        f"loss {result['first_loss']:.3f} → {result['last_loss']:.3f}, {result['wall_seconds']:.0f} s"
+    )

@@ -1,0 +1,148 @@
+"""TRL's SFTTrainer with checkpoints that are whole, a loss that is fast where Triton is not, and honest throughput."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import Trainer
+from trl import SFTTrainer
+from trl.trainer.utils import adjusted_mfu, compute_flops_per_token, compute_mfu, get_peak_flops
+
+from posttrain import checkpoints
+from posttrain.encode import IGNORED
+from posttrain.errors import PosttrainError
+from posttrain.rope import write_both_forms
+
+FUSED_HEAD_DEVICES = ("cuda", "xpu")  # where TRL's fused head is a Triton kernel; elsewhere it costs 1.2 to 3 steps
+
+
+class CheckpointError(PosttrainError):
+    """A checkpoint that could not be written; the last whole one is still there."""
+
+
+class RecipeTrainer(SFTTrainer):
+    """SFTTrainer for rows that `posttrain.encode` has tokenised."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.window = Window(self)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's loss; on devices without its Triton kernel the model's own cross entropy, equal to 1e-6.
+
+        There TRL's per-token metrics are computed on steps that are logged, not on all of them.
+        """
+        if self.args.loss_type != "nll" or inputs["input_ids"].device.type in FUSED_HEAD_DEVICES:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs["use_cache"] = False
+        loss, outputs = Trainer.compute_loss(
+            self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        if (self.state.global_step + 1) % max(1, int(self.args.logging_steps)) == 0 or not model.training:
+            self._add_token_metrics(outputs.logits.detach(), inputs["labels"], "train" if model.training else "eval")
+        return (loss, outputs) if return_outputs else loss
+
+    def _add_token_metrics(self, logits: torch.Tensor, labels: torch.Tensor, mode: str) -> None:
+        """Token accuracy and entropy over completion tokens. logits: (B, T, V)    labels: (B, T)"""
+        targets = labels[:, 1:]
+        valid = targets != IGNORED
+        logits = logits[:, :-1][valid].float()
+        if len(logits):
+            correct = (logits.argmax(-1) == targets[valid]).float().mean()
+            self._metrics[mode]["mean_token_accuracy"].append(correct.item())
+            self._metrics[mode]["entropy"].append(torch.distributions.Categorical(logits=logits).entropy().mean().item())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add tokens seen, tokens per second and MFU to TRL's figures; each of them under one name."""
+        self._metrics["train"].pop("num_tokens", None)  # starts at zero again on resume; tokens_seen does not
+        self._metrics["eval"].pop("num_tokens", None)
+        if "loss" in logs:
+            logs |= self.window.close()
+        super().log(logs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with self.window.paused():
+            return super().evaluate(*args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save, mark complete, and only then rotate: a crash at any moment leaves a whole checkpoint behind."""
+        directory = Path(self.args.output_dir)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        with self.window.paused():
+            try:
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    checkpoint = directory / f"checkpoint-{self.state.global_step}"
+                    write_both_forms(checkpoint)
+                    checkpoints.mark_complete(checkpoint)
+                    checkpoints.rotate(directory, limit, self.state.best_model_checkpoint)
+                self.accelerator.wait_for_everyone()
+            except (OSError, RuntimeError, SafetensorError) as error:
+                last = checkpoints.last_complete(directory)
+                raise CheckpointError(
+                    f"{directory}: checkpoint-{self.state.global_step} could not be written ({error}); free space or "
+                    f"choose another --output_dir; the last whole checkpoint is {last.name if last else 'none yet'}"
+                ) from error
+            finally:
+                self.args.save_total_limit = limit
+
+
+class Window:
+    """Tokens and seconds since the last logged step, without evaluation and saving."""
+
+    def __init__(self, trainer: RecipeTrainer) -> None:
+        self.trainer = trainer
+        self.excluded = 0.0
+        self.started = time.perf_counter()
+        self.tokens_before: int | None = None
+        device = trainer.accelerator.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+        precision = {"bf16": "bfloat16", "fp16": "float16"}.get(trainer.accelerator.mixed_precision, "float32")
+        self.peak_flops = get_peak_flops(name, precision) if name else None
+
+    def open(self) -> None:
+        """Start counting; called when training begins or resumes."""
+        self.started, self.excluded = time.perf_counter(), 0.0
+        self.tokens_before = self.trainer.state.num_input_tokens_seen
+
+    def close(self) -> dict[str, float]:
+        """Figures of the window that ends now; the next one starts."""
+        state = self.trainer.state
+        figures: dict[str, float] = {"tokens_seen": state.num_input_tokens_seen}
+        if self.tokens_before is not None:
+            seconds = time.perf_counter() - self.started - self.excluded
+            rate = (state.num_input_tokens_seen - self.tokens_before) / seconds
+            figures["tokens_per_second"] = round(rate, 1)
+            if self.peak_flops:
+                config = self.trainer.model.config.get_text_config()
+                length = self.trainer.args.max_length
+                mfu = compute_mfu(
+                    compute_flops_per_token(config, length), rate, self.trainer.accelerator.num_processes, self.peak_flops
+                )
+                figures["mfu"] = round(adjusted_mfu(mfu, config, length) / 100, 4)
+        self.open()
+        return figures
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Seconds inside this block do not count as training."""
+        began = time.perf_counter()
+        yield
+        self.excluded += time.perf_counter() - began
+
+
+def peak_memory_bytes() -> int:
+    """Largest memory this process held: on its GPU where it has one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)

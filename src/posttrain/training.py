@@ -1,0 +1,174 @@
+"""The parts of a training run that every script shares: arguments, tokenizer, model, resuming, and the final checkpoint."""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+from trl import ModelConfig, SFTConfig, get_quantization_config
+
+from posttrain import atomic, attention, checkpoints, lineage
+from posttrain.errors import PosttrainError
+from posttrain.hardware import Hardware
+from posttrain.recipe import Recipe
+from posttrain.rope import rope_of, write_both_forms
+from posttrain.trainer import RecipeTrainer, peak_memory_bytes
+
+FINAL = "final"
+logger = logging.getLogger(__name__)
+
+
+def build_arguments(recipe: Recipe, hardware: Hardware) -> SFTConfig:
+    """TRL's arguments: the recipe's keys, and from the accelerate config what belongs to the machine."""
+    return recipe.build(
+        SFTConfig,
+        bf16=hardware.mixed_precision == "bf16",
+        fp16=hardware.mixed_precision == "fp16",
+        gradient_checkpointing=hardware.gradient_checkpointing,
+        use_cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true",
+        dataset_kwargs={"skip_prepare_dataset": True},  # rows come tokenised from posttrain.encode
+        include_num_input_tokens_seen="all" if recipe.values.get("packing") else "non_padding",
+    )
+
+
+def load_tokenizer(name: str, revision: str | None, eos_token: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, its end token set to the recipe's; padding never falls on the end token."""
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    if eos_token is not None:
+        if eos_token not in tokenizer.get_vocab():
+            raise PosttrainError(f"eos_token: {eos_token!r}: not in the vocabulary of {name}")
+        tokenizer.eos_token = eos_token
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(model: ModelConfig, hardware: Hardware, seed: int, random_init: bool) -> PreTrainedModel:
+    """The model in the recipe's dtype with the machine's attention; weights as safetensors only.
+
+    float32 is the default of TRL's ModelConfig and ours: bf16 autocast over it keeps master weights, while pure bf16
+    weights lose most updates of a small learning rate to rounding.
+    """
+    attention.register()
+    dtype = "auto" if model.dtype == "auto" else getattr(torch, model.dtype or "float32")
+    options = {"dtype": dtype, "attn_implementation": hardware.attn_implementation}
+    name, revision = model.model_name_or_path, model.model_revision
+    set_seed(seed)
+    if random_init:
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name, revision=revision), **options)
+    return AutoModelForCausalLM.from_pretrained(
+        name,
+        revision=revision,
+        use_safetensors=True,
+        quantization_config=get_quantization_config(model),
+        **options,
+    )
+
+
+def check_context(model: PreTrainedModel, max_length: int, where: str) -> None:
+    """Raise where rows may be longer than the positions the model knows."""
+    longest = model.config.get_text_config().max_position_embeddings
+    if max_length > longest:
+        raise PosttrainError(f"{where}: max_length: {max_length}: the model's max_position_embeddings is {longest}")
+
+
+def set_generation_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make the generation config stop at the end token that is trained, and nothing else."""
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if model.generation_config.do_sample is not True:  # a greedy config must not carry sampling values, or saving fails
+        model.generation_config.temperature = model.generation_config.top_p = model.generation_config.top_k = None
+
+
+def resume_point(output_dir: Path) -> Path | None:
+    """The last whole checkpoint, after half-written ones were removed; the same on every process."""
+    state = PartialState()
+    if state.is_local_main_process and output_dir.is_dir():
+        checkpoints.remove_incomplete(output_dir)
+    state.wait_for_everyone()
+    return checkpoints.last_complete(output_dir)
+
+
+def trainable_parameters(model: torch.nn.Module) -> dict[str, int]:
+    """Counts of trained and of all parameters."""
+    total = sum(p.numel() for p in model.parameters())
+    return {"trainable": sum(p.numel() for p in model.parameters() if p.requires_grad), "total": total}
+
+
+def start_or_continue(output_dir: Path, record: dict[str, Any] | None, identity: dict[str, Any], details: dict[str, Any],
+                      resumed_from: Path | None) -> dict[str, Any]:  # fmt: skip
+    """The record of this run with a new session in it, written to run.json by the main process."""
+    session = {"started": lineage.now(), "resumed_from": resumed_from.name if resumed_from else None}
+    if not PartialState().is_main_process:
+        return record or details
+    if record is None:
+        record = lineage.start_record(output_dir, identity, {**details, "sessions": [session]})
+    else:
+        record["sessions"].append(session)
+        atomic.write_json(output_dir / lineage.RUN_FILE, record)
+    return record
+
+
+def run_result(trainer: RecipeTrainer, seconds: float) -> dict[str, Any]:
+    """What the finished run reached; seconds are of the last session."""
+    state = trainer.state
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    return {
+        "steps": state.global_step,
+        "epochs": state.epoch,
+        "tokens_seen": state.num_input_tokens_seen,
+        "wall_seconds": round(seconds, 2),
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "exit_reason": "completed" if state.global_step >= state.max_steps else "stopped by a callback",
+    }
+
+
+def save_final(trainer: RecipeTrainer, output_dir: Path, record: dict[str, Any], result: dict[str, Any]) -> None:
+    """Write `final/` whole, then close run.json. Every process calls this, as sharded weights are gathered."""
+    final, unfinished = output_dir / FINAL, output_dir / f".{FINAL}.unfinished"
+    if trainer.accelerator.is_main_process:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(unfinished))
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.accelerator.is_main_process:
+        return
+    (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same in text
+    write_both_forms(unfinished)
+    closed = {**record, "result": result, "finished": lineage.now()}
+    atomic.write_json(unfinished / lineage.LINEAGE_FILE, closed)
+    checkpoints.mark_complete(unfinished)
+    shutil.rmtree(final, ignore_errors=True)
+    unfinished.rename(final)
+    atomic.write_json(output_dir / lineage.RUN_FILE, closed)
+
+
+def plain(value: Any) -> Any:
+    """A JSON form of resolved arguments: enumerations and paths as text."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def describe_model(model: PreTrainedModel, arguments: ModelConfig) -> dict[str, Any]:
+    """What the weights are: name, resolved commit, and the lineage they came with."""
+    name = arguments.model_name_or_path or ""
+    parent = lineage.read_lineage(name)
+    return {
+        "name": name,
+        "revision": getattr(model.config, "_commit_hash", None),
+        "parent_run": parent["run_id"] if parent else None,
+        "rope": rope_of(model.config.get_text_config()),
+    }

@@ -1,0 +1,59 @@
+"""Supervised fine-tuning from a recipe.
+
+    accelerate launch --config_file accelerate_configs/zero2.yaml src/sft.py recipes/qwen_math_sft.yaml [--field value …]
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from posttrain.errors import run_script
+from posttrain.hardware import read_hardware
+from posttrain.lineage import claim
+from posttrain.manifest import check_dataset
+from posttrain.model_source import check_model
+from posttrain.options import SftOptions
+from posttrain.recipe import read_recipe
+
+
+def main() -> None:
+    # 1. Everything that can be wrong is found before torch is imported.
+    recipe = read_recipe(sys.argv[1:], "sft")
+    options = recipe.build(SftOptions)
+    check_model(recipe.values["model_name_or_path"], needs_weights=not options.random_init)
+    manifest = check_dataset(Path(options.dataset_name))
+    hardware = read_hardware()
+    output_dir = Path(recipe.values["output_dir"])
+
+    from posttrain import sft, training
+
+    identity = sft.run_identity(recipe, manifest, hardware)
+    record = claim(output_dir, identity)
+    if record and record["finished"]:
+        print(f"{output_dir}: this run finished at {record['finished']}; nothing to do")
+        return
+
+    # 2. Arguments, tokenizer, rows, model.
+    arguments = training.build_arguments(recipe, hardware)
+    tokenizer = training.load_tokenizer(
+        recipe.values["model_name_or_path"], recipe.values.get("model_revision"), arguments.eos_token
+    )
+    rows = sft.load_rows(options, manifest, arguments, tokenizer)
+    trainer = sft.build_trainer(recipe, options, arguments, hardware, tokenizer, rows)
+
+    # 3. Train from the last whole checkpoint, or from the start.
+    resumed_from = training.resume_point(output_dir)
+    details = sft.run_details(recipe, options, arguments, hardware, trainer, rows, manifest)
+    record = training.start_or_continue(output_dir, record, identity, details, resumed_from)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
+
+    # 4. The final checkpoint, then the record that says it is whole.
+    result = training.run_result(trainer, time.perf_counter() - started)
+    training.save_final(trainer, output_dir, record, result)
+    if trainer.accelerator.is_main_process:
+        print(sft.summary(output_dir, result))
+
+
+if __name__ == "__main__":
+    run_script(main)
