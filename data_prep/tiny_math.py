@@ -35,7 +35,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data"), help="directory of datasets")
-    parser.add_argument("--train", type=int, default=2000, help="word problems for training")
+    parser.add_argument("--train", type=int, default=600, help="word problems for training")
     parser.add_argument("--test", type=int, default=200, help="word problems in each held-out set")
     parser.add_argument("--text-lines", type=int, default=0, help="also write data/tiny_text: lines of plain text for the base model")
     parser.add_argument("--seed", type=int, default=0)

@@ -11,9 +11,10 @@ from urllib.parse import urlparse
 from transformers import TrainerCallback
 from trl.models import unwrap_model_for_generation
 
+from posttrain.lineage import METRICS_FILE
 from posttrain.prompts import render_prompt
 
-METRICS_FILE = "metrics.jsonl"
+
 GENERATIONS_FILE = "generations.jsonl"
 NOT_METRICS = ("num_input_tokens_seen", "train_tokens_per_second")  # ours: tokens_seen, tokens_per_second
 MAX_SAMPLE_TOKENS = 256

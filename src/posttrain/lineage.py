@@ -21,6 +21,7 @@ from posttrain.errors import PosttrainError
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 LINEAGE_FILE = "lineage.json"
+METRICS_FILE = "metrics.jsonl"
 PACKAGES = (
     "posttrain", "torch", "transformers", "tokenizers", "trl", "accelerate", "peft", "datasets", "math-verify",
     "deepspeed", "flash-attn", "vllm", "wandb", "numpy",

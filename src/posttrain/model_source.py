@@ -31,3 +31,13 @@ def check_model(name: str, needs_weights: bool = True) -> None:
         if list(directory.glob("*.bin")):
             raise ModelError(f"{name}: has weights as pickle (*.bin) only, which are never loaded; save as safetensors")
         raise ModelError(f"{name}: has no weights (*.safetensors); random_init: true starts from its config alone")
+
+
+def evaluation_name(model: str) -> str:
+    """A directory name for results: outputs/x/final → x, outputs/x/checkpoint-9 → x-checkpoint-9, org/m → org-m."""
+    path = Path(model)
+    if path.name == "final":
+        return path.parent.name
+    if path.name.startswith("checkpoint-"):
+        return f"{path.parent.name}-{path.name}"
+    return path.name if path.is_dir() else model.replace("/", "-")

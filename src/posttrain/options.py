@@ -13,7 +13,7 @@ class SftOptions:
         metadata={
             "help": "How the question is rendered: `chat` (the tokenizer's template), a file of posttrain/prompts, or "
             "`none` for rows of plain text.",
-            "choices": ["chat", "r1_zero", "question_only", "gsm8k_tutor", "none"],
+            "choices": ["chat", "r1_zero", "question_only", "none"],
         }
     )
     append_eos: bool = field(
@@ -45,20 +45,23 @@ class EvalOptions:
     trainer: str = field(metadata={"help": "Always `eval`; the script src/eval.py runs the recipe."})
     model: str = field(metadata={"help": "A checkpoint directory or a model of the hub."})
     benchmarks: str = field(metadata={"help": "Names from posttrain/benchmarks.yaml, separated by commas."})
-    output_dir: str = field(metadata={"help": "Directory for <benchmark>/samples.jsonl and metrics.json."})
     max_new_tokens: int = field(metadata={"help": "Tokens a completion may have; one that fills it is truncated."})
     seed: int = field(metadata={"help": "Seed of the sampler; irrelevant at temperature 0."})
     prompt: str = field(
         default="trained",
         metadata={
             "help": "`trained` takes the prompt and the end token from the checkpoint's lineage.json.",
-            "choices": ["trained", "chat", "r1_zero", "question_only", "gsm8k_tutor"],
+            "choices": ["trained", "chat", "r1_zero", "question_only"],
         },
     )
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution."})
-    batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once; does not change the answers."})
+    batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once; does not change greedy answers."})
     dtype: str = field(
         default="auto", metadata={"help": "Weights' type.", "choices": ["auto", "float32", "bfloat16", "float16"]}
+    )
+    data_dir: str = field(default="data", metadata={"help": "Where data_prep scripts wrote the benchmarks."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Directory for <benchmark>/samples.jsonl; null is evals/<name of the model>."}
     )
     limit: int | None = field(default=None, metadata={"help": "Only the first N questions; recorded in the result."})

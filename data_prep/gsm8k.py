@@ -1,0 +1,58 @@
+"""GSM8K as a prepared dataset, from the hub or from local files.
+
+    python data_prep/gsm8k.py                                            # openai/gsm8k from the hub
+    python data_prep/gsm8k.py --train train.jsonl --test test.jsonl      # local JSON lines
+
+Gold is what follows `####`, without commas. The `<<48/2=24>>` calculator marks are dropped unless --keep-marks.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from posttrain import gsm8k
+from posttrain.manifest import write_dataset
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.train:
+        records, source = gsm8k.read_local({"train": arguments.train, "test": arguments.test})
+    else:
+        records, source = gsm8k.read_hub(arguments.revision)
+    splits: dict[str, list[Any]] = {}
+    dropped: dict[str, int] = {}
+    for split, split_records in records.items():
+        splits[split], reasons = gsm8k.to_rows(split_records, split, arguments.style, arguments.keep_marks)
+        for reason, n in reasons.items():
+            dropped[reason] = dropped.get(reason, 0) + n
+    splits = gsm8k.split_validation(splits, arguments.validation)
+    if arguments.tokenizer:
+        splits = gsm8k.count_tokens(splits, arguments.tokenizer)
+    manifest = write_dataset(arguments.out, splits, source, None, dropped, arguments.tokenizer)
+    print(f"{arguments.out}: kept {manifest['counts']['kept']}, dropped {dropped}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("data/gsm8k"))
+    parser.add_argument("--train", type=Path, help="local JSON lines with question and answer")
+    parser.add_argument("--test", type=Path, help="local JSON lines with question and answer")
+    parser.add_argument("--revision", help="commit of openai/gsm8k on the hub; its newest without it, and recorded")
+    parser.add_argument("--validation", type=int, default=200, help="training rows held out, chosen by content hash")
+    parser.add_argument(
+        "--style",
+        choices=gsm8k.STYLES,
+        default="boxed",
+        help="how a solution ends: a sentence with \\boxed{42}, or r1_zero's tags around it",
+    )
+    parser.add_argument("--keep-marks", action="store_true", help="keep <<48/2=24>>")
+    parser.add_argument("--tokenizer", help="directory or hub name; counts tokens into the manifest")
+    arguments = parser.parse_args()
+    if (arguments.train is None) != (arguments.test is None):
+        parser.error("--train and --test come together")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Evaluation of one checkpoint on one or more benchmarks.
+
+    python src/eval.py recipes/eval_greedy.yaml --model outputs/tiny_sft/final --benchmarks tiny_1step,tiny_2step
+"""
+
+import sys
+from pathlib import Path
+
+from posttrain.benchmarks import load_benchmarks
+from posttrain.errors import run_script
+from posttrain.model_source import check_model, evaluation_name
+from posttrain.options import EvalOptions
+from posttrain.recipe import read_recipe
+
+
+def main() -> None:
+    # 1. Everything that can be wrong is found before torch is imported.
+    recipe = read_recipe(sys.argv[1:], "eval")
+    options = recipe.build(EvalOptions)
+    check_model(options.model)
+    benchmarks = load_benchmarks(options.benchmarks, Path(options.data_dir), options.limit)
+    output_dir = Path(options.output_dir or f"evals/{evaluation_name(options.model)}")
+
+    from tqdm import tqdm
+
+    from posttrain import evaluation, results
+    from posttrain.prompts import prompt_hash
+    from posttrain.sampling import Decoding, HfSampler
+
+    # 2. One load for all benchmarks.
+    model, tokenizer = evaluation.load_checkpoint(options)
+    prompt = evaluation.choose_prompt(options, tokenizer)
+    sampler = HfSampler(model, tokenizer, options.batch_size)
+    stops = evaluation.stop_ids(model, tokenizer)
+    decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops)
+    checkpoint = evaluation.describe_checkpoint(model, options)
+    positions = model.config.get_text_config().max_position_embeddings
+
+    # 3. Each benchmark: what is finished stays, what is not is done whole.
+    finished = []
+    for benchmark in benchmarks:
+        texts, ids = evaluation.render_questions(benchmark, prompt, tokenizer, options.max_new_tokens, positions)
+        named = {"name": prompt, "hash": prompt_hash(texts[0])}
+        settings = evaluation.evaluation_settings(benchmark, checkpoint, named, decoding, sampler)
+        directory = output_dir / benchmark.name
+        metrics = results.existing_metrics(directory, settings)
+        if metrics is None:
+            graded = {}
+            for sample in tqdm(sampler.sample(ids, decoding), total=len(ids), desc=benchmark.name):
+                row = benchmark.rows[sample.index]
+                graded[sample.index] = evaluation.grade_sample(row, texts[sample.index], sample)
+            metrics = results.write_result(directory, settings, [graded[i] for i in sorted(graded)])
+        finished.append(metrics)
+    print(f"{options.model}, prompt {prompt}:\n{results.table(finished)}\n→ {output_dir}")
+
+
+if __name__ == "__main__":
+    run_script(main)

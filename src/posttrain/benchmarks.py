@@ -1,0 +1,49 @@
+"""The questions of a benchmark, checked against their manifest and their declared number."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from posttrain.errors import PosttrainError
+from posttrain.manifest import check_dataset
+from posttrain.rows import by_content, read_parquet
+
+DECLARATIONS = Path(__file__).with_name("benchmarks.yaml")
+
+
+class BenchmarkError(PosttrainError):
+    """A benchmark that is unknown, not prepared, or not the set it claims to be."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Questions in a fixed order, and the digest of the file they came from."""
+
+    name: str
+    rows: list[dict[str, Any]]
+    sha256: str
+    limit: int | None
+
+
+def load_benchmarks(names: str, data_dir: Path, limit: int | None) -> list[Benchmark]:
+    """The benchmarks named in a comma-separated list, all of them checked before the first is used."""
+    declared = yaml.safe_load(DECLARATIONS.read_text())
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in declared]
+    if unknown or not wanted:
+        raise BenchmarkError(f"benchmarks: {names!r}: unknown: {', '.join(unknown)}; known: {', '.join(declared)}")
+    return [_load(name, declared[name], data_dir, limit) for name in wanted]
+
+
+def _load(name: str, declaration: dict[str, Any], data_dir: Path, limit: int | None) -> Benchmark:
+    path = data_dir / declaration["file"]
+    if not path.is_file():
+        raise BenchmarkError(f"{path}: missing; benchmark {name} is written by python {declaration['script']}")
+    manifest = check_dataset(path.parent)
+    rows = read_parquet(path)
+    expected = declaration.get("n")
+    if expected is not None and len(rows) != expected:
+        raise BenchmarkError(f"{path}: {len(rows)} questions, but {name} has {expected}; it is another set")
+    return Benchmark(name, by_content(rows, limit), manifest["files"][path.name]["sha256"], limit)

@@ -1,0 +1,108 @@
+"""One checkpoint on one benchmark: ask as trained, sample, grade, count."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain import atomic, lineage
+from posttrain.benchmarks import Benchmark
+from posttrain.errors import PosttrainError
+from posttrain.grading import Verdict, grade
+from posttrain.options import EvalOptions
+from posttrain.prompts import prompt_hash, render_prompt
+from posttrain.results import SCHEMA_VERSION
+from posttrain.rope import rope_of
+from posttrain.sampling import Decoding, Sample, Sampler
+
+GRADER = {"name": "posttrain.grading", "version": "1"}
+
+
+def load_checkpoint(options: EvalOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Weights and tokenizer of a directory (an adapter too) or of the hub; never code, never pickle."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype, use_safetensors=True)
+    return model.to(device), tokenizer
+
+
+def choose_prompt(options: EvalOptions, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The prompt of the recipe, or the one the checkpoint was trained with; for a base model its chat template."""
+    if options.prompt != "trained":
+        return options.prompt
+    record = lineage.read_lineage(options.model)
+    if record and record["prompt"] != "none":
+        return record["prompt"]
+    return "chat" if tokenizer.chat_template else "question_only"
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Tokens that end a completion: those of the generation config, which training sets, and the tokenizer's own."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None}))
+
+
+def describe_checkpoint(model: PreTrainedModel, options: EvalOptions) -> dict[str, Any]:
+    """What was evaluated: path, run, digest of the weights, rotary base in force."""
+    record = lineage.read_lineage(options.model)
+    files = sorted(Path(options.model).glob("*.safetensors"))
+    return {
+        "name": options.model,
+        "revision": getattr(model.config, "_commit_hash", None),
+        "run_id": record["run_id"] if record else None,
+        "weights_sha256": {path.name: atomic.sha256_file(path) for path in files},
+        "rope": rope_of(model.config.get_text_config()),
+    }
+
+
+def evaluation_settings(
+    benchmark: Benchmark, checkpoint: dict[str, Any], prompt: dict[str, str], decoding: Decoding, sampler: Sampler
+) -> dict[str, Any]:
+    """Everything needed to get the number again; two results of equal settings are one result."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "benchmark": benchmark.name,
+        "data_sha256": benchmark.sha256,
+        "limit": benchmark.limit,
+        "checkpoint": checkpoint,
+        "grader": GRADER,
+        "prompt": prompt,
+        "decoding": decoding.as_record(),
+        "backend": sampler.backend,
+        "packages": lineage.package_versions(),
+    }
+
+
+def render_questions(
+    benchmark: Benchmark, prompt: str, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, positions: int
+) -> tuple[list[str], list[list[int]]]:
+    """Prompts as text and as ids; raises where a prompt and its completion would not fit the model's positions."""
+    texts = [render_prompt(prompt, row["prompt"], tokenizer) for row in benchmark.rows]
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    longest = max(map(len, ids))
+    if longest + max_new_tokens > positions:
+        raise PosttrainError(
+            f"{benchmark.name}: the longest prompt has {longest} tokens and max_new_tokens is {max_new_tokens}, but the "
+            f"model's max_position_embeddings is {positions}; lower max_new_tokens"
+        )
+    return texts, ids
+
+
+def grade_sample(row: dict[str, Any], prompt_text: str, sample: Sample) -> dict[str, Any]:
+    """One line of samples.jsonl."""
+    verdict, answer = grade(row["answer"], sample.text, truncated=sample.finish_reason == "length")
+    return {
+        "id": row["id"],
+        "prompt_hash": prompt_hash(prompt_text),
+        "completion": sample.text,
+        "finish_reason": sample.finish_reason,
+        "tokens": sample.tokens,
+        "answer": answer,
+        "gold": row["answer"],
+        "verdict": Verdict(verdict).value,
+    }

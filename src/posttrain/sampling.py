@@ -1,0 +1,91 @@
+"""Samplers behind one signature: prompts as token ids in, samples out, in any order."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+import transformers
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How completions are drawn; temperature 0 is greedy. The repetition penalty is 1 whatever the checkpoint says."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    stop_token_ids: tuple[int, ...]
+
+    def as_record(self) -> dict[str, Any]:
+        return {**asdict(self), "stop_token_ids": list(self.stop_token_ids), "repetition_penalty": 1.0}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion. `tokens` counts neither padding nor the stop token; `finish_reason` is `stop` or `length`."""
+
+    index: int
+    text: str
+    tokens: int
+    finish_reason: str
+
+
+class Sampler(Protocol):
+    """Anything that completes prompts."""
+
+    backend: dict[str, str]
+
+    def sample(self, prompts: Sequence[list[int]], decoding: Decoding) -> Iterator[Sample]:
+        """One sample per prompt; `index` says which."""
+        ...
+
+
+class HfSampler:
+    """`generate` of transformers over batches of similar length, padded on the left."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
+        self.backend = {"name": "hf_generate", "version": transformers.__version__, "dtype": str(model.dtype)}
+
+    def sample(self, prompts: Sequence[list[int]], decoding: Decoding) -> Iterator[Sample]:
+        # The checkpoint's own generation config would slip in what is not named here, such as a repetition penalty.
+        self.model.generation_config = self._config(decoding)
+        longest_first = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))  # memory runs out at once or never
+        for start in range(0, len(prompts), self.batch_size):
+            batch = longest_first[start : start + self.batch_size]
+            torch.manual_seed(decoding.seed + start)
+            completions = self._complete([prompts[i] for i in batch])
+            for index, ids in zip(batch, completions, strict=True):
+                yield self._sample(index, ids, decoding)
+
+    def _config(self, decoding: Decoding) -> GenerationConfig:
+        sampled = decoding.temperature > 0
+        return GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens,
+            do_sample=sampled,
+            temperature=decoding.temperature if sampled else None,
+            top_p=decoding.top_p if sampled else None,
+            top_k=0 if sampled else None,
+            repetition_penalty=1.0,
+            eos_token_id=list(decoding.stop_token_ids),
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+
+    @torch.inference_mode()
+    def _complete(self, prompts: list[list[int]]) -> list[list[int]]:
+        width = max(map(len, prompts))
+        padding = [width - len(prompt) for prompt in prompts]
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * n + prompt for n, prompt in zip(padding, prompts, strict=True)])
+        mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding])
+        device = self.model.device
+        return self.model.generate(input_ids=ids.to(device), attention_mask=mask.to(device))[:, width:].tolist()
+
+    def _sample(self, index: int, ids: list[int], decoding: Decoding) -> Sample:
+        stops = [position for position, token in enumerate(ids) if token in decoding.stop_token_ids]
+        kept = ids[: stops[0]] if stops else ids
+        text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Sample(index, text, len(kept), "stop" if stops else "length")
