@@ -1,14 +1,13 @@
 """The tiny world's datasets: word problems for fine-tuning and evaluation, and plain text for the base model.
 
-    python data_prep/tiny_math.py                      # data/tiny_math and data/tiny_text
-    python data_prep/tiny_math.py --tokenizer-dir assets/tiny_init    # also train the tokenizer and write the config
+    python data_prep/tiny_math.py                            # data/tiny_math
+    python data_prep/tiny_math.py --text-lines 400000        # and data/tiny_text
+    python data_prep/tiny_math.py --text-lines 400000 --tokenizer-dir assets/tiny_init    # and a new tokenizer
 
-Held-out sets never share a question with training, whatever the seeds; `test_large` holds numbers above the range of all
-others.
+Held-out sets never share a question with training; `test_large` holds numbers above the range of all others.
 """
 
 import argparse
-import random
 from pathlib import Path
 
 from posttrain import tiny_tokenizer, tiny_world
@@ -21,11 +20,13 @@ def main() -> None:
     arguments = parse_arguments()
     problems = tiny_world.problem_splits(arguments.seed, arguments.train, arguments.test)
     held_out = {row.prompt[0]["content"] for split, rows in problems.items() if split != "train" for row in rows}
-    text = tiny_world.text_splits(arguments.seed, arguments.text_lines, held_out)
+    datasets = {"tiny_math": problems}
+    if arguments.text_lines:
+        datasets["tiny_text"] = tiny_world.text_splits(arguments.seed, arguments.text_lines, held_out)
     if arguments.tokenizer_dir:
-        tiny_tokenizer.write_init(arguments.tokenizer_dir, text["train"], problems["train"])
+        tiny_tokenizer.write_init(arguments.tokenizer_dir, datasets["tiny_text"]["train"], problems["train"])
     tokenizer = tiny_tokenizer.load_tokenizer(arguments.tokenizer)
-    for name, splits in (("tiny_math", problems), ("tiny_text", text)):
+    for name, splits in datasets.items():
         counted = {split: tiny_tokenizer.count_tokens(rows, tokenizer) for split, rows in splits.items()}
         directory = arguments.out / name
         manifest = write_dataset(directory, counted, SOURCE, arguments.seed, {}, str(arguments.tokenizer))
@@ -37,11 +38,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("data"), help="directory of datasets")
     parser.add_argument("--train", type=int, default=600, help="word problems for training")
     parser.add_argument("--test", type=int, default=200, help="word problems in each held-out set")
-    parser.add_argument("--text-lines", type=int, default=0, help="also write data/tiny_text: lines of plain text for the base model")
+    parser.add_argument(
+        "--text-lines", type=int, default=0, help="also write data/tiny_text, plain text for the base model"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokenizer", type=Path, default=Path("assets/tiny_init"), help="what n_tokens is counted with")
+    parser.add_argument("--tokenizer", type=Path, default=Path("assets/tiny_init"), help="counts n_tokens")
     parser.add_argument("--tokenizer-dir", type=Path, help="write a new tokenizer and model config here first")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.tokenizer_dir and not arguments.text_lines:
+        parser.error("--tokenizer-dir trains on plain text; add --text-lines")
+    return arguments
 
 
 if __name__ == "__main__":

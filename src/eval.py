@@ -1,6 +1,8 @@
 """Evaluation of one checkpoint on one or more benchmarks.
 
     python src/eval.py recipes/eval_greedy.yaml --model outputs/tiny_sft/final --benchmarks tiny_1step,tiny_2step
+
+A finished benchmark is not evaluated again; --help lists the fields.
 """
 
 import sys

@@ -1,6 +1,8 @@
 """A table of evaluations and a figure of what they and their runs show.
 
     python src/report.py evals/tiny_base evals/tiny_sft --runs outputs/tiny_sft --out reports/tiny
+
+Writes table.txt, curves.svg and curves.png.
 """
 
 import argparse

@@ -1,6 +1,8 @@
 """Supervised fine-tuning from a recipe.
 
-    accelerate launch --config_file accelerate_configs/zero2.yaml src/sft.py recipes/qwen_math_sft.yaml [--field value …]
+    accelerate launch --config_file accelerate_configs/zero2.yaml src/sft.py recipes/qwen_math_sft.yaml
+
+Any field of the recipe can be overridden by `--field value`; `--help` lists them. The same command resumes the run.
 """
 
 import sys

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
 from posttrain.errors import PosttrainError
@@ -70,21 +70,22 @@ def miniature(model: PreTrainedModel) -> PreTrainedModel:
     Cheap, and free of how the real weights are sharded.
     """
     config = copy.deepcopy(model.config)
+    attention = model.config._attn_implementation
+    config._attn_implementation = attention
     config.num_hidden_layers, config.vocab_size, config.initializer_range = 2, 128, 0.1
     config.intermediate_size = config.hidden_size
     config.pad_token_id = config.bos_token_id = config.eos_token_id = 0
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:2]
-    attention = model.config._attn_implementation
     dtype = torch.bfloat16 if attention.startswith("flash") else torch.float32
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        small = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
-    return small.to(model.device).eval()
+        small = type(model)(config)  # not from_config, which shards the weights under ZeRO-3
+    return small.to(model.device, dtype).eval()
 
 
 def packing_difference(model: PreTrainedModel, batch_changes: dict[str, Any] | None = None) -> float:
-    """Largest difference between the logits of packed examples and of the same examples run alone, by the largest logit.
+    """Largest difference between logits of packed examples and of the same examples alone, as a share of the largest.
 
     `batch_changes` replaces inputs of the packed batch, for tests that break it on purpose.
     """

@@ -14,7 +14,6 @@ from trl.models import unwrap_model_for_generation
 from posttrain.lineage import METRICS_FILE
 from posttrain.prompts import render_prompt
 
-
 GENERATIONS_FILE = "generations.jsonl"
 NOT_METRICS = ("num_input_tokens_seen", "train_tokens_per_second")  # ours: tokens_seen, tokens_per_second
 MAX_SAMPLE_TOKENS = 256

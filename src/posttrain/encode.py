@@ -68,7 +68,9 @@ class Encoding:
         return completion[: completion.rindex(eos) + len(eos)]
 
 
-def load_split(path: Path, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, limit: int | None) -> tuple[Dataset, int]:
+def load_split(
+    path: Path, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, limit: int | None
+) -> tuple[Dataset, int]:
     """Token ids and labels of a parquet split, and how many rows were dropped as too long.
 
     Raises RowError for the first row that the lint refuses.

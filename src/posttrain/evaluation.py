@@ -87,8 +87,8 @@ def render_questions(
     longest = max(map(len, ids))
     if longest + max_new_tokens > positions:
         raise PosttrainError(
-            f"{benchmark.name}: the longest prompt has {longest} tokens and max_new_tokens is {max_new_tokens}, but the "
-            f"model's max_position_embeddings is {positions}; lower max_new_tokens"
+            f"{benchmark.name}: the longest prompt has {longest} tokens and max_new_tokens is {max_new_tokens}, but "
+            f"the model's max_position_embeddings is {positions}; lower max_new_tokens"
         )
     return texts, ids
 

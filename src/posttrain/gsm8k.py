@@ -32,7 +32,7 @@ def read_local(files: dict[str, Path]) -> tuple[dict[str, list[Record]], Source]
                 record = json.loads(line)
                 records[split].append({"question": record["question"], "answer": record["answer"]})
             except (ValueError, KeyError, TypeError) as error:
-                raise PosttrainError(f"{path}:{number}: expected an object with question and answer: {error!r}") from error
+                raise PosttrainError(f"{path}:{number}: expected question and answer: {error!r}") from error
     digests = {path.name: atomic.sha256_file(path) for path in files.values()}
     return records, Source(id=HUB_NAME, licence=LICENCE, sha256=digests)
 

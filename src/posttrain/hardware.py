@@ -36,6 +36,7 @@ class Hardware:
     gradient_checkpointing: bool
     attn_implementation: str
     mixed_precision: str
+    use_cpu: bool
     num_processes: int
 
     def as_record(self) -> dict[str, Any]:
@@ -55,6 +56,7 @@ def read_hardware() -> Hardware:
         attn_implementation=toggles.get("attn_implementation", "sdpa"),
         # What accelerate will use: its command line wins over its file.
         mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
+        use_cpu=config.get("use_cpu", False),
         num_processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
     check_flash_attention(hardware)
@@ -92,6 +94,11 @@ def parse_config(path: str, text: str) -> dict[str, Any]:
     if attention not in ATTENTION:
         expected = ", ".join(ATTENTION)
         raise HardwareError(f"{path}: {SECTION}.attn_implementation: {attention!r}: expected one of {expected}")
+    if config.get("distributed_type") == "MULTI_CPU":
+        raise HardwareError(
+            f"{path}: distributed_type: MULTI_CPU: accelerate starts a single process for it, without a word; write "
+            f"MULTI_GPU with use_cpu: true, as accelerate_configs/cpu_2proc.yaml does"
+        )
     if checkpointing and (config.get("fsdp_config") or {}).get("fsdp_activation_checkpointing"):
         raise HardwareError(
             f"{path}: fsdp_config.fsdp_activation_checkpointing: true: {SECTION}.gradient_checkpointing does the same; "

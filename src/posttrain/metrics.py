@@ -26,7 +26,7 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 
 def count_verdicts(verdicts: Sequence[str]) -> dict[str, int]:
-    """Samples per outcome, every outcome named; raises where an outcome is unknown, so the sum is the number of samples."""
+    """Samples per outcome, every outcome named; an unknown one raises, so the sum is the number of samples."""
     counts = Counter(Verdict(verdict) for verdict in verdicts)
     return {verdict.value: counts[verdict] for verdict in Verdict}
 

@@ -34,7 +34,7 @@ class SftOptions:
         default=False, metadata={"help": "Draw weights at random from the model's config.json instead of loading them."}
     )
     sample_generations: int = field(
-        default=0, metadata={"help": "Validation prompts answered greedily at every evaluation, kept in generations.jsonl."}
+        default=0, metadata={"help": "Validation prompts answered at every evaluation, in generations.jsonl."}
     )
 
 
@@ -56,7 +56,7 @@ class EvalOptions:
     )
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution."})
-    batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once; does not change greedy answers."})
+    batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once."})
     dtype: str = field(
         default="auto", metadata={"help": "Weights' type.", "choices": ["auto", "float32", "bfloat16", "float16"]}
     )

@@ -19,6 +19,7 @@ from posttrain.errors import PosttrainError
 from posttrain.schema import Field, accepts, read_fields
 
 Config = TypeVar("Config")
+EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 
 class RecipeError(PosttrainError):
@@ -84,7 +85,8 @@ def read_recipe(argv: list[str], trainer: str) -> Recipe:
     known = {entry.key: entry for entry in merged.values() if entry.key in fields}
     for key in rules.required_keys(trainer, fields):
         if key not in merged:
-            faults.append(f"{path}: {key}: missing; expected {fields[key].annotation}: {rules.purpose(fields[key].help)}")
+            field = fields[key]
+            faults.append(f"{path}: {key}: missing; expected {field.annotation}: {rules.purpose(field.help)}")
     if not faults:
         faults += rules.contradictions(trainer, str(path), {key: entry.value for key, entry in known.items()})
     if faults:
@@ -141,12 +143,12 @@ def read_overrides(arguments: list[str], fields: dict[str, Field]) -> tuple[list
 
 
 def _typed(text: str, annotation: str) -> Any:
-    """The command line's text as a value of the field; text that fits no reading stays text and fails the type check."""
+    """The command line's text as a value of the field; text that fits no reading stays text and fails later."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    if isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", value) and accepts(annotation, 1.0):
+    if isinstance(value, str) and EXPONENT.fullmatch(value) and accepts(annotation, 1.0):
         return float(value)  # YAML 1.1 reads 1e-5 as text; a shell has no such rule
     return value if accepts(annotation, value) or not accepts(annotation, text) else text
 
@@ -162,7 +164,7 @@ def entry_faults(entry: Entry, fields: dict[str, Field]) -> list[str]:
     field = fields[entry.key]
     if not accepts(field.annotation, entry.value):
         hint = ""
-        if isinstance(entry.value, str) and accepts(field.annotation, 1.0) and re.match(r"[+-]?[\d.]+[eE]", entry.value):
+        if isinstance(entry.value, str) and EXPONENT.fullmatch(entry.value) and accepts(field.annotation, 1.0):
             hint = "; YAML reads this as text, write it with a point and a sign, like 1.0e-5"
         return [start + f"expected {field.annotation}, got {type(entry.value).__name__}{hint}"]
     if field.choices and entry.value is not None and entry.value not in field.choices:

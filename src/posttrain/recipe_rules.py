@@ -128,7 +128,7 @@ def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     logging, saving = values.get("logging_steps", 10), values.get("save_steps", 500)
     if values.get("save_strategy", "steps") == "steps" and (logging < 1 or saving < 1 or saving % logging):
         faults.append(
-            f"{path}: save_steps: {saving}: expected a multiple of logging_steps ({logging}), both in steps; a mean over "
+            f"{path}: save_steps: {saving}: expected a multiple of logging_steps ({logging}), both in steps; "
             f"half a logging window would be lost on resume"
         )
     if values.get("packing") and values.get("packing_strategy", "bfd") != "bfd":
@@ -140,7 +140,7 @@ def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     if values.get("eval_strategy", "no") == "steps" and not values.get("eval_steps"):
         faults.append(f"{path}: eval_steps: missing: expected a number of steps with eval_strategy: steps")
     if values.get("sample_generations") and values.get("eval_strategy", "no") == "no":
-        faults.append(f"{path}: sample_generations: {values['sample_generations']}: needs eval_strategy: steps or epoch")
+        faults.append(f"{path}: sample_generations: needs eval_strategy: steps or epoch")
     if values.get("use_peft") and values.get("random_init"):
         faults.append(f"{path}: use_peft: true: an adapter on random weights (random_init: true) learns nothing")
     if values.get("load_best_model_at_end") and values.get("eval_strategy", "no") == "no":

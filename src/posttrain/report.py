@@ -7,8 +7,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from posttrain.lineage import METRICS_FILE as RUN_METRICS
 from posttrain.errors import PosttrainError
+from posttrain.lineage import METRICS_FILE as RUN_METRICS
 from posttrain.results import METRICS_FILE
 
 matplotlib.use("Agg")  # files only, no display
@@ -78,7 +78,8 @@ def _draw_accuracies(axes: Any, evaluations: dict[str, Evaluation]) -> None:
     benchmarks = sorted({name for evaluation in evaluations.values() for name in evaluation})
     width = 0.8 / len(evaluations)
     for position, (name, evaluation) in enumerate(evaluations.items()):
-        places = [i + (position - (len(evaluations) - 1) / 2) * width for i, b in enumerate(benchmarks) if b in evaluation]
+        offset = (position - (len(evaluations) - 1) / 2) * width
+        places = [i + offset for i, benchmark in enumerate(benchmarks) if benchmark in evaluation]
         accuracies = [evaluation[b]["accuracy"] for b in benchmarks if b in evaluation]
         values = [100 * a["value"] for a in accuracies]
         errors = [

@@ -29,7 +29,7 @@ def rope_of(config: PretrainedConfig) -> dict[str, Any]:
 
 
 def write_both_forms(directory: Path) -> None:
-    """Add the top-level `rope_theta` to a config.json that transformers 5 wrote; raises RopeError on a contradiction."""
+    """Add the top-level `rope_theta` to a config.json of transformers 5; raises RopeError on a contradiction."""
     path = directory / "config.json"
     if not path.is_file():  # an adapter has no config of its own
         return

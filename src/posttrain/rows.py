@@ -27,7 +27,7 @@ TEXT_SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), ("n_tokens"
 
 @dataclass(frozen=True)
 class Row:
-    """One question with its solution and its gold answer. `n_tokens` counts both, or is None where none were counted."""
+    """One question, its solution and its gold answer. `n_tokens` counts both, None where nobody counted."""
 
     id: str
     prompt: list[dict[str, str]]

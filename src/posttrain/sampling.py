@@ -53,7 +53,8 @@ class HfSampler:
     def sample(self, prompts: Sequence[list[int]], decoding: Decoding) -> Iterator[Sample]:
         # The checkpoint's own generation config would slip in what is not named here, such as a repetition penalty.
         self.model.generation_config = self._config(decoding)
-        longest_first = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))  # memory runs out at once or never
+        # The longest come first: memory runs out at once or never.
+        longest_first = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
         for start in range(0, len(prompts), self.batch_size):
             batch = longest_first[start : start + self.batch_size]
             torch.manual_seed(decoding.seed + start)

@@ -54,7 +54,8 @@ def _accepts(node: ast.expr, value: Any) -> bool:
         case ast.Constant(value=None):
             return value is None
         case ast.Subscript(value=ast.Name(id="Literal"), slice=choice):
-            return value in ast.literal_eval(choice) if isinstance(choice, ast.Tuple) else value == ast.literal_eval(choice)
+            choices = ast.literal_eval(choice)
+            return value in choices if isinstance(choices, tuple) else value == choices
         case ast.Subscript(value=ast.Name(id="list"), slice=item):
             return isinstance(value, list) and all(_accepts(item, element) for element in value)
         case ast.Subscript(value=ast.Name(id="dict")):

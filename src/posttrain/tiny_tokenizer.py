@@ -1,4 +1,4 @@
-"""The tiny world's tokenizer and model shape: a small relative of Qwen2.5's, with the same special tokens and ChatML."""
+"""The tiny world's tokenizer and model shape: Qwen2.5's small relative, with its special tokens and ChatML."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -112,7 +112,6 @@ def draw_problem(rng: random.Random, n_steps: int, low: int, high: int) -> Probl
     return Problem(rng.choice(NAMES), rng.choice(THINGS), start, tuple(steps), phrases)
 
 
-
 def problem_splits(seed: int, n_train: int, n_test: int) -> dict[str, list[Row]]:
     """Train, validation, one test set per number of steps, and `test_large`; no question stands in two of them."""
     seen: set[str] = set()

@@ -57,7 +57,9 @@ class RecipeTrainer(SFTTrainer):
         if len(logits):
             correct = (logits.argmax(-1) == targets[valid]).float().mean()
             self._metrics[mode]["mean_token_accuracy"].append(correct.item())
-            self._metrics[mode]["entropy"].append(torch.distributions.Categorical(logits=logits).entropy().mean().item())
+            self._metrics[mode]["entropy"].append(
+                torch.distributions.Categorical(logits=logits).entropy().mean().item()
+            )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add tokens seen, tokens per second and MFU to TRL's figures; each of them under one name."""
@@ -124,9 +126,8 @@ class Window:
             if self.peak_flops:
                 config = self.trainer.model.config.get_text_config()
                 length = self.trainer.args.max_length
-                mfu = compute_mfu(
-                    compute_flops_per_token(config, length), rate, self.trainer.accelerator.num_processes, self.peak_flops
-                )
+                processes = self.trainer.accelerator.num_processes
+                mfu = compute_mfu(compute_flops_per_token(config, length), rate, processes, self.peak_flops)
                 figures["mfu"] = round(adjusted_mfu(mfu, config, length) / 100, 4)
         self.open()
         return figures

@@ -1,8 +1,7 @@
-"""The parts of a training run that every script shares: arguments, tokenizer, model, resuming, and the final checkpoint."""
+"""What every training script shares: arguments, tokenizer, model, resuming, and the final checkpoint."""
 
 import json
 import logging
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -40,7 +39,7 @@ def build_arguments(recipe: Recipe, hardware: Hardware) -> SFTConfig:
         bf16=hardware.mixed_precision == "bf16",
         fp16=hardware.mixed_precision == "fp16",
         gradient_checkpointing=hardware.gradient_checkpointing,
-        use_cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true",
+        use_cpu=hardware.use_cpu,
         dataset_kwargs={"skip_prepare_dataset": True},  # rows come tokenised from posttrain.encode
         include_num_input_tokens_seen="all" if recipe.values.get("packing") else "non_padding",
     )
@@ -110,8 +109,13 @@ def trainable_parameters(model: torch.nn.Module) -> dict[str, int]:
     return {"trainable": sum(p.numel() for p in model.parameters() if p.requires_grad), "total": total}
 
 
-def start_or_continue(output_dir: Path, record: dict[str, Any] | None, identity: dict[str, Any], details: dict[str, Any],
-                      resumed_from: Path | None) -> dict[str, Any]:  # fmt: skip
+def start_or_continue(
+    output_dir: Path,
+    record: dict[str, Any] | None,
+    identity: dict[str, Any],
+    details: dict[str, Any],
+    resumed_from: Path | None,
+) -> dict[str, Any]:
     """The record of this run with a new session in it, written to run.json by the main process."""
     session = {"started": lineage.now(), "resumed_from": resumed_from.name if resumed_from else None}
     if not PartialState().is_main_process:
