@@ -55,12 +55,12 @@ def equal_answers(gold: str, answer: str) -> bool:
 
 def normalise(text: str) -> str:
     """The text without what never changes an answer: spaces, dollar signs, `\\!`, and a full stop at the end."""
-    return re.sub(r"\\[!,;: ]|[\s$]|\\left|\\right", "", text).removesuffix(".")
+    return re.sub(r"\\[!,;: $]|[\s$]|\\left|\\right", "", text).removesuffix(".")
 
 
 def to_number(text: str) -> Fraction | None:
     """The exact value of an integer, decimal, fraction or thousands-separated number, or None."""
-    text = FRACTION.sub(r"\1\2/\3", normalise(text).replace("\\$", ""))
+    text = FRACTION.sub(r"\1\2/\3", normalise(text))
     if COMMAS.fullmatch(text):
         text = text.replace(",", "")
     if len(text) > MAX_DIGITS or not NUMBER.fullmatch(text) or not text.isascii():

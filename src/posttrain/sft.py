@@ -110,7 +110,7 @@ def run_details(
         ),
         "accelerate": hardware.as_record(),
         "effective": {
-            "gradient_checkpointing": bool(model.is_gradient_checkpointing),
+            "gradient_checkpointing": bool(model.is_activation_checkpointing),
             "attn_implementation": model.config._attn_implementation,
             "weights_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "autocast": trainer.accelerator.mixed_precision,

@@ -1,0 +1,308 @@
+"""src/sft.py end to end on CPU: it learns, it records, it resumes exactly, and it refuses what is wrong."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY, launch, run_script, script_environment
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+RECIPE = "recipes/tiny_sft.yaml"
+TIMELESS = ("step", "loss", "grad_norm", "learning_rate", "eval_loss", "tokens_seen", "mean_token_accuracy", "entropy")
+
+
+def arguments(data: Path, out: Path, **changes: Any) -> list[str]:
+    values = {
+        "dataset_name": data / "tiny_math", "output_dir": out, "max_steps": 20, "logging_steps": 2, "save_steps": 10,
+        "eval_steps": 10, "sample_generations": 2, **changes,
+    }  # fmt: skip
+    return ["src/sft.py", RECIPE, *(text for key, value in values.items() for text in (f"--{key}", str(value)))]
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: line.get(key) for key in TIMELESS} for line in lines]
+
+
+def record(out: Path) -> dict[str, Any]:
+    return json.loads((out / "run.json").read_text())
+
+
+def config_copy(tmp_path: Path, name: str, toggles: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """A copy of an accelerate config with some lines changed."""
+    config = yaml.safe_load((REPOSITORY / "accelerate_configs" / f"{name}.yaml").read_text())
+    config |= changes
+    config["dynamo_config"] |= toggles or {}
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def one_process(tiny_data, tmp_path_factory) -> Path:
+    """The uninterrupted run on one process that others are compared with."""
+    out = tmp_path_factory.mktemp("one") / "run"
+    done = launch("accelerate_configs/cpu.yaml", *arguments(tiny_data, out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_it_learns(one_process):
+    before = load_file(REPOSITORY / "assets/tiny_base/model.safetensors")
+    after = load_file(one_process / "final/model.safetensors")
+    assert set(before) == set(after)
+    unmoved = [name for name in before if before[name].equal(after[name])]
+    assert not unmoved
+    losses = [line["loss"] for line in metrics(one_process) if line["loss"]]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_the_record_says_what_the_run_was(one_process):
+    run = record(one_process)
+    assert run["finished"]
+    assert run["result"]["steps"] == 20
+    assert run["result"]["exit_reason"] == "completed"
+    assert run["recipe"]["text"] == (REPOSITORY / RECIPE).read_text()
+    assert run["accelerate"]["path"] == "accelerate_configs/cpu.yaml"
+    assert run["effective"]["weights_dtype"] == "float32"
+    assert run["rope"]["base"]["rope_theta"] == 10000.0
+    assert run["inputs"]["model"]["parent_run"].startswith("tiny_base-")
+    assert (run["prompt"], run["eos_token"]) == ("chat", "<|im_end|>")
+    assert json.loads((one_process / "final/lineage.json").read_text()) == run
+    lines = [json.loads(line) for line in (one_process / "metrics.jsonl").read_text().splitlines()]
+    assert all({"tokens_seen", "tokens_per_second", "grad_norm"} <= set(line) for line in lines if "loss" in line)
+    assert len((one_process / "generations.jsonl").read_text().splitlines()) == 2 * 2
+
+
+def test_the_final_checkpoint_loads_in_plain_transformers(one_process):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(one_process / "final")
+    tokenizer = AutoTokenizer.from_pretrained(one_process / "final")
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert tokenizer.chat_template
+    config = json.loads((one_process / "final/config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]  # for readers before transformers 5
+    assert not list((one_process / "final").glob("*.bin"))
+
+
+def test_the_same_command_again_does_nothing_and_another_is_refused(one_process, tiny_data):
+    again = run_script(*arguments(tiny_data, one_process))
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+    other = run_script(*arguments(tiny_data, one_process, seed=1))
+    assert other.returncode == 2
+    assert "belongs to another run" in other.stderr
+    assert "seed: 0 there, 1 here" in other.stderr
+
+
+def test_two_processes_have_the_losses_of_one(one_process, tiny_data, tmp_path):
+    done = launch(
+        "accelerate_configs/cpu_2proc.yaml", *arguments(tiny_data, tmp_path / "run", per_device_train_batch_size=2)
+    )
+    assert done.returncode == 0, done.stderr
+    assert record(tmp_path / "run")["accelerate"]["num_processes"] == 2
+    for one, two in zip(metrics(one_process), metrics(tmp_path / "run"), strict=True):
+        if one["loss"]:
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+            assert two["tokens_seen"] == one["tokens_seen"]
+
+
+@pytest.mark.parametrize("name", ["fsdp2", "zero2", "zero3"])
+def test_sharded_training_has_the_losses_of_one_process(one_process, tiny_data, tmp_path, name):
+    if name.startswith("zero"):
+        pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+        if not (shutil.which("g++") or shutil.which("c++")):
+            pytest.skip("DeepSpeed compiles its CPU communication, and there is no C++ compiler")
+    toggles = {"gradient_checkpointing": False, "attn_implementation": "varlen_sdpa"}
+    config = config_copy(tmp_path, name, toggles, num_processes=2, use_cpu=True, mixed_precision="no")
+    done = launch(config, *arguments(tiny_data, tmp_path / "run", per_device_train_batch_size=2))
+    assert done.returncode == 0, done.stderr[-3000:]
+    for one, sharded in zip(metrics(one_process), metrics(tmp_path / "run"), strict=True):
+        if one["loss"]:
+            assert sharded["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    whole, gathered = (load_file(path / "final/model.safetensors") for path in (one_process, tmp_path / "run"))
+    assert all(gathered[name].float().sub(whole[name]).abs().max() < 1e-2 for name in whole)
+
+
+def test_toggles_of_the_accelerate_config_reach_the_model(tiny_data, tmp_path):
+    toggles = {"gradient_checkpointing": True, "attn_implementation": "eager"}
+    config = config_copy(tmp_path, "cpu", toggles, mixed_precision="bf16")
+    done = launch(config, *arguments(tiny_data, tmp_path / "run", max_steps=2, packing="false"))
+    assert done.returncode == 0, done.stderr
+    effective = record(tmp_path / "run")["effective"]
+    assert effective["gradient_checkpointing"] is True
+    assert effective["attn_implementation"] == "eager"
+    assert (effective["weights_dtype"], effective["autocast"]) == ("float32", "bf16")
+    weights = load_file(tmp_path / "run/final/model.safetensors")
+    assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float32"}  # master weights, not their cast
+
+
+def kill_at(seconds: float, command: list[str], config: str | None) -> bool:
+    """Start a command, SIGKILL it and all its children after `seconds`; whether it was still running."""
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=REPOSITORY, env=script_environment(config), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        process.wait(timeout=seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+
+
+def wait_for(path: Path, command: list[str], config: str | None) -> None:
+    """Start a command and SIGKILL it as soon as `path` exists, which is in the middle of what it writes then."""
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=REPOSITORY, env=script_environment(config), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert path.exists(), f"{path} never came"
+
+
+def test_a_run_killed_ten_times_ends_bit_identical(tiny_data, tmp_path):
+    steps = {"max_steps": 400, "save_steps": 20, "logging_steps": 5, "eval_steps": 40}
+    config = "accelerate_configs/cpu.yaml"
+    whole = run_script(*arguments(tiny_data, tmp_path / "whole", **steps), config=config)
+    assert whole.returncode == 0, whole.stderr
+    seconds = record(tmp_path / "whole")["result"]["wall_seconds"]
+    command = arguments(tiny_data, tmp_path / "killed", **steps)
+    rng = random.Random(0)
+    startup = 6.0  # imports and data; a kill before training is allowed too, but proves less
+    kills = sum(kill_at(startup + rng.uniform(0, seconds / 4), command, config) for _ in range(10))
+    done = run_script(*command, config=config)
+    assert done.returncode == 0, done.stderr
+    assert kills >= 3, "the machine is so fast that the run was over before it was killed"
+    assert_identical(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tiny_data, tmp_path):
+    steps = {"max_steps": 30, "save_steps": 10}
+    config = "accelerate_configs/cpu.yaml"
+    assert run_script(*arguments(tiny_data, tmp_path / "whole", **steps), config=config).returncode == 0
+    out = tmp_path / "killed"
+    command = arguments(tiny_data, out, **steps)
+    wait_for(out / "checkpoint-20", command, config)
+    assert not (out / "checkpoint-20/complete.json").exists()
+    done = run_script(*command, config=config)
+    assert done.returncode == 0, done.stderr
+    assert record(out)["sessions"][-1]["resumed_from"] == "checkpoint-10"
+    assert "checkpoint-20: not complete" in done.stderr
+    assert_identical(tmp_path / "whole", out)
+
+
+def test_two_processes_resume_exactly(tiny_data, tmp_path):
+    steps = {"max_steps": 30, "save_steps": 10, "per_device_train_batch_size": 2}
+    config = "accelerate_configs/cpu_2proc.yaml"
+    whole = launch(config, *arguments(tiny_data, tmp_path / "whole", **steps))
+    assert whole.returncode == 0, whole.stderr
+    out = tmp_path / "killed"
+    command = ["-m", "accelerate.commands.launch", "--config_file", config, *arguments(tiny_data, out, **steps)]
+    wait_for(out / "checkpoint-20", command, config=None)
+    time.sleep(1)
+    done = launch(config, *arguments(tiny_data, out, **steps))
+    assert done.returncode == 0, done.stderr
+    assert record(out)["sessions"][-1]["resumed_from"]
+    assert_identical(tmp_path / "whole", out)
+
+
+def assert_identical(whole: Path, resumed: Path) -> None:
+    assert (whole / "final/model.safetensors").read_bytes() == (resumed / "final/model.safetensors").read_bytes()
+    assert metrics(whole) == metrics(resumed)
+    assert (whole / "generations.jsonl").read_bytes() == (resumed / "generations.jsonl").read_bytes()
+
+
+def test_lora_trains_the_adapter_alone_and_evaluates(tiny_data, tmp_path):
+    out = tmp_path / "run"
+    done = run_script(*arguments(tiny_data, out, use_peft="true", lora_r=4, lora_target_modules="[q_proj, v_proj]"))
+    assert done.returncode == 0, done.stderr
+    counts = record(out)["effective"]["parameters"]
+    assert 0 < counts["trainable"] < counts["total"] / 20
+    adapter = load_file(out / "final/adapter_model.safetensors")
+    assert all(tensor.abs().sum() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+    evaluated = run_script(
+        "src/eval.py", "recipes/tiny_eval.yaml", "--model", out / "final", "--data_dir", tiny_data,
+        "--benchmarks", "tiny_1step", "--output_dir", tmp_path / "evals",
+    )  # fmt: skip
+    assert evaluated.returncode == 0, evaluated.stderr
+
+
+def test_trackers_work_without_a_login(tiny_data, tmp_path):
+    out = tmp_path / "run"
+    done = run_script(*arguments(tiny_data, out, report_to="[wandb, tensorboard]", max_steps=4))
+    assert done.returncode == 0, done.stderr
+    assert list((out / "wandb").glob("offline-run-*"))
+    assert list((out / "tensorboard").rglob("events.*"))
+
+
+def test_a_full_disk_leaves_the_last_whole_checkpoint(tiny_data, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=18m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        done = run_script(*arguments(tiny_data, disk / "run", save_total_limit=2))
+        assert done.returncode == 2, done.stderr
+        last_line = done.stderr.strip().splitlines()[-1]
+        assert "checkpoint-20 could not be written" in last_line
+        assert "last whole checkpoint is checkpoint-10" in last_line
+        assert (disk / "run/checkpoint-10/complete.json").is_file()
+        assert not (disk / "run/checkpoint-20/complete.json").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def broken_model(tmp_path: Path) -> Path:
+    directory = tmp_path / "weightless"
+    shutil.copytree(REPOSITORY / "assets/tiny_init", directory)
+    return directory
+
+
+def test_each_wrong_input_has_one_line_and_an_exit_code(tiny_data, tmp_path):
+    changed = tmp_path / "changed"
+    shutil.copytree(tiny_data / "tiny_math", changed)
+    (changed / "train.parquet").write_bytes(b"PAR1")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    flash = config_copy(tmp_path, "cpu", {"attn_implementation": "flash_attention_2"})
+    cases = [
+        (arguments(tiny_data, tmp_path / "o", learning_rat=1), "cpu", "did you mean learning_rate?"),
+        (arguments(tiny_data, tmp_path / "o", seed="x"), "cpu", "seed: 'x': expected int"),
+        (arguments(tiny_data, tmp_path / "o", too_long="cut"), "cpu", "expected one of error, drop"),
+        (["src/sft.py", "recipes/none.yaml"], "cpu", "recipes/none.yaml: No such file"),
+        (["src/sft.py", "recipes/tiny_eval.yaml"], "cpu", "run python src/eval.py recipes/tiny_eval.yaml"),
+        (arguments(tiny_data, tmp_path / "o", dataset_name=bare), "cpu", "manifest.json: missing"),
+        (arguments(tiny_data, tmp_path / "o", dataset_name=changed), "cpu", "changed after it was prepared"),
+        (arguments(tiny_data, tmp_path / "o", model_name_or_path=broken_model(tmp_path)), "cpu", "has no weights"),
+        (arguments(tiny_data, tmp_path / "o", max_length=16), "cpu", "tokens, but max_length is 16"),
+        (arguments(tiny_data, tmp_path / "o", eos_token="<end>"), "cpu", "eos_token: '<end>': not in the vocabulary"),
+        (arguments(tiny_data, tmp_path / "o", prompt="none", append_eos="false"), "cpu", "has no column 'text'"),
+        (arguments(tiny_data, tmp_path / "o"), flash, "use accelerate_configs/cpu.yaml"),
+    ]
+    for command, config, expected in cases:
+        config = "accelerate_configs/cpu.yaml" if config == "cpu" else config
+        done = run_script(*command, config=config)
+        assert done.returncode == 2, (expected, done.stderr)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and expected in errors[0], done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "o").exists()
