@@ -58,6 +58,6 @@ def launch(config: str | Path, *arguments: object, timeout: float = 600) -> subp
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """data/tiny_math as its script writes it."""
     directory = tmp_path_factory.mktemp("data")
-    done = run_script("data_prep/tiny_math.py", "--out", directory, "--train", 200, "--test", 20)
+    done = run_script("data_prep/tiny_math.py", "--out", directory, "--train", 400, "--test", 20)
     assert done.returncode == 0, done.stderr
     return directory

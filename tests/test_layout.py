@@ -18,8 +18,10 @@ RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
 CONFIGS = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
 MODULES = sorted((REPOSITORY / "src" / "posttrain").rglob("*.py"))
 # Modules that must answer fast: nothing of theirs may import torch, directly or not.
-LIGHT = ("recipe", "recipe_rules", "schema", "options", "errors", "manifest", "rows", "lineage", "hardware",
-         "model_source", "benchmarks", "grading", "metrics", "results", "report", "prompts", "tiny_world", "gsm8k")  # fmt: skip
+LIGHT = (
+    "recipe", "recipe_rules", "schema", "options", "errors", "manifest", "rows", "lineage", "hardware", "model_source",
+    "benchmarks", "grading", "metrics", "results", "report", "prompts", "tiny_world", "gsm8k",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

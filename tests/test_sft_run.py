@@ -1,16 +1,16 @@
 """src/sft.py end to end on CPU: it learns, it records, it resumes exactly, and it refuses what is wrong."""
 
+import contextlib
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from conftest import REPOSITORY, launch, run_script, script_environment
@@ -74,7 +74,7 @@ def test_the_record_says_what_the_run_was(one_process):
     assert run["result"]["exit_reason"] == "completed"
     assert run["recipe"]["text"] == (REPOSITORY / RECIPE).read_text()
     assert run["accelerate"]["path"] == "accelerate_configs/cpu.yaml"
-    assert run["effective"]["weights_dtype"] == "float32"
+    assert run["result"]["effective"]["weights_dtype"] == "float32"
     assert run["rope"]["base"]["rope_theta"] == 10000.0
     assert run["inputs"]["model"]["parent_run"].startswith("tiny_base-")
     assert (run["prompt"], run["eos_token"]) == ("chat", "<|im_end|>")
@@ -141,7 +141,7 @@ def test_toggles_of_the_accelerate_config_reach_the_model(tiny_data, tmp_path):
     config = config_copy(tmp_path, "cpu", toggles, mixed_precision="bf16")
     done = launch(config, *arguments(tiny_data, tmp_path / "run", max_steps=2, packing="false"))
     assert done.returncode == 0, done.stderr
-    effective = record(tmp_path / "run")["effective"]
+    effective = record(tmp_path / "run")["result"]["effective"]
     assert effective["gradient_checkpointing"] is True
     assert effective["attn_implementation"] == "eager"
     assert (effective["weights_dtype"], effective["autocast"]) == ("float32", "bf16")
@@ -149,32 +149,39 @@ def test_toggles_of_the_accelerate_config_reach_the_model(tiny_data, tmp_path):
     assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float32"}  # master weights, not their cast
 
 
-def kill_at(seconds: float, command: list[str], config: str | None) -> bool:
-    """Start a command, SIGKILL it and all its children after `seconds`; whether it was still running."""
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=REPOSITORY, env=script_environment(config), start_new_session=True,
+def start(command: list[str], config: str | None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=REPOSITORY, env=script_environment(config),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL a process and all its children; workers of torchrun have sessions of their own."""
+    for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            child.kill()
+    process.wait()
+
+
+def kill_after(seconds: float, command: list[str], config: str | None) -> bool:
+    """Start a command and kill it after `seconds`; whether it was still running."""
+    process = start(command, config)
     try:
         process.wait(timeout=seconds)
         return False
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill(process)
         return True
 
 
-def wait_for(path: Path, command: list[str], config: str | None) -> None:
-    """Start a command and SIGKILL it as soon as `path` exists, which is in the middle of what it writes then."""
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=REPOSITORY, env=script_environment(config), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+def kill_when(path: Path, command: list[str], config: str | None) -> None:
+    """Start a command and kill it as soon as `path` exists, which is in the middle of what it writes then."""
+    process = start(command, config)
     deadline = time.monotonic() + 120
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     assert path.exists(), f"{path} never came"
 
 
@@ -187,7 +194,7 @@ def test_a_run_killed_ten_times_ends_bit_identical(tiny_data, tmp_path):
     command = arguments(tiny_data, tmp_path / "killed", **steps)
     rng = random.Random(0)
     startup = 6.0  # imports and data; a kill before training is allowed too, but proves less
-    kills = sum(kill_at(startup + rng.uniform(0, seconds / 4), command, config) for _ in range(10))
+    kills = sum(kill_after(startup + rng.uniform(0, seconds / 4), command, config) for _ in range(10))
     done = run_script(*command, config=config)
     assert done.returncode == 0, done.stderr
     assert kills >= 3, "the machine is so fast that the run was over before it was killed"
@@ -200,7 +207,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tiny_data, t
     assert run_script(*arguments(tiny_data, tmp_path / "whole", **steps), config=config).returncode == 0
     out = tmp_path / "killed"
     command = arguments(tiny_data, out, **steps)
-    wait_for(out / "checkpoint-20", command, config)
+    kill_when(out / "checkpoint-20", command, config)
     assert not (out / "checkpoint-20/complete.json").exists()
     done = run_script(*command, config=config)
     assert done.returncode == 0, done.stderr
@@ -216,8 +223,7 @@ def test_two_processes_resume_exactly(tiny_data, tmp_path):
     assert whole.returncode == 0, whole.stderr
     out = tmp_path / "killed"
     command = ["-m", "accelerate.commands.launch", "--config_file", config, *arguments(tiny_data, out, **steps)]
-    wait_for(out / "checkpoint-20", command, config=None)
-    time.sleep(1)
+    kill_when(out / "checkpoint-20", command, config=None)
     done = launch(config, *arguments(tiny_data, out, **steps))
     assert done.returncode == 0, done.stderr
     assert record(out)["sessions"][-1]["resumed_from"]
@@ -230,12 +236,25 @@ def assert_identical(whole: Path, resumed: Path) -> None:
     assert (whole / "generations.jsonl").read_bytes() == (resumed / "generations.jsonl").read_bytes()
 
 
+def test_two_runs_cannot_write_to_one_directory(tiny_data, tmp_path):
+    command = arguments(tiny_data, tmp_path / "run", max_steps=400, eval_steps=400)
+    first = start(command, "accelerate_configs/cpu.yaml")
+    try:
+        while not (tmp_path / "run/run.json").exists() and first.poll() is None:
+            time.sleep(0.05)
+        second = run_script(*command)
+    finally:
+        kill(first)
+    assert second.returncode == 2
+    assert "another process is still writing there" in second.stderr
+
+
 def test_lora_trains_the_adapter_alone_and_evaluates(tiny_data, tmp_path):
     out = tmp_path / "run"
     done = run_script(*arguments(tiny_data, out, use_peft="true", lora_r=4, lora_target_modules="[q_proj, v_proj]"))
     assert done.returncode == 0, done.stderr
-    counts = record(out)["effective"]["parameters"]
-    assert 0 < counts["trainable"] < counts["total"] / 20
+    effective = record(out)["result"]["effective"]
+    assert 0 < effective["trainable_parameters"] < effective["parameters"] / 20
     adapter = load_file(out / "final/adapter_model.safetensors")
     assert all(tensor.abs().sum() > 0 for name, tensor in adapter.items() if "lora_B" in name)
     evaluated = run_script(
@@ -262,9 +281,9 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(tiny_data, tmp_path):
     try:
         done = run_script(*arguments(tiny_data, disk / "run", save_total_limit=2))
         assert done.returncode == 2, done.stderr
-        last_line = done.stderr.strip().splitlines()[-1]
-        assert "checkpoint-20 could not be written" in last_line
-        assert "last whole checkpoint is checkpoint-10" in last_line
+        (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert "checkpoint-20 could not be written" in error
+        assert "last whole checkpoint is checkpoint-10" in error
         assert (disk / "run/checkpoint-10/complete.json").is_file()
         assert not (disk / "run/checkpoint-20/complete.json").exists()
     finally:

@@ -7,6 +7,7 @@ module reads them from the file itself: named by POSTTRAIN_ACCELERATE_CONFIG, or
 """
 
 import importlib.util
+import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from posttrain.errors import PosttrainError
 VARIABLE = "POSTTRAIN_ACCELERATE_CONFIG"
 SECTION = "dynamo_config"
 ATTENTION = ("sdpa", "eager", "varlen_sdpa", "flash_attention_2")
-PRECISIONS = ("no", "bf16", "fp16")
+logger = logging.getLogger(__name__)
 
 
 class HardwareError(PosttrainError):
@@ -46,6 +47,12 @@ class Hardware:
 def read_hardware() -> Hardware:
     """The hardware settings of this process; raises HardwareError where the file is wrong."""
     path = find_config()
+    if path is None and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        logger.warning(
+            "accelerate launch runs without a --config_file that can be found: gradient checkpointing is off and "
+            "attention is sdpa; name the file by --config_file or %s",
+            VARIABLE,
+        )
     text = None if path is None else path.read_text()
     config = {} if text is None else parse_config(str(path), text)
     toggles = config.get(SECTION) or {}
@@ -76,7 +83,8 @@ def find_config() -> Path | None:
             continue
         for position, argument in enumerate(arguments):
             flag, equals, value = argument.partition("=")
-            if flag == "--config_file" and "launch" in arguments[:position]:
+            launcher = any(earlier.endswith(("launch", "launch.py")) for earlier in arguments[:position])
+            if flag == "--config_file" and launcher:
                 return _relative(Path(folder, value if equals else arguments[position + 1]))
     return None
 

@@ -109,13 +109,6 @@ def run_details(
             {**arguments.to_dict(), **dataclasses.asdict(model_config), **dataclasses.asdict(options)}
         ),
         "accelerate": hardware.as_record(),
-        "effective": {
-            "gradient_checkpointing": bool(model.is_activation_checkpointing),
-            "attn_implementation": model.config._attn_implementation,
-            "weights_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "autocast": trainer.accelerator.mixed_precision,
-            "parameters": training.trainable_parameters(trainer.model),
-        },
         "hardware": machine(),
         "inputs": {
             "dataset": {

@@ -97,16 +97,24 @@ def set_generation_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 def resume_point(output_dir: Path) -> Path | None:
     """The last whole checkpoint, after half-written ones were removed; the same on every process."""
     state = PartialState()
-    if state.is_local_main_process and output_dir.is_dir():
+    if state.is_main_process:
+        lineage.lock(output_dir)
         checkpoints.remove_incomplete(output_dir)
     state.wait_for_everyone()
     return checkpoints.last_complete(output_dir)
 
 
-def trainable_parameters(model: torch.nn.Module) -> dict[str, int]:
-    """Counts of trained and of all parameters."""
-    total = sum(p.numel() for p in model.parameters())
-    return {"trainable": sum(p.numel() for p in model.parameters() if p.requires_grad), "total": total}
+def effective_settings(trainer: RecipeTrainer) -> dict[str, Any]:
+    """What was in force while training, read from the model itself; the trainer applies some of it only then."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return {
+        "gradient_checkpointing": bool(model.is_activation_checkpointing),
+        "attn_implementation": model.config._attn_implementation,
+        "weights_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "autocast": trainer.accelerator.mixed_precision,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
 
 
 def start_or_continue(
@@ -140,6 +148,7 @@ def run_result(trainer: RecipeTrainer, seconds: float) -> dict[str, Any]:
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
         "peak_memory_bytes": peak_memory_bytes(),
+        "effective": effective_settings(trainer),
         "exit_reason": "completed" if state.global_step >= state.max_steps else "stopped by a callback",
     }
 
