@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import gsm8k
+from posttrain.errors import run_script
 from posttrain.manifest import write_dataset
 
 
@@ -55,4 +56,4 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

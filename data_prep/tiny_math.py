@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from posttrain import tiny_tokenizer, tiny_world
+from posttrain.errors import run_script
 from posttrain.manifest import Source, write_dataset
 
 SOURCE = Source(id="posttrain.tiny_world", licence="Apache-2.0")
@@ -51,4 +52,4 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,0 +1,73 @@
+"""`make demo`, run as the README says, and its figures read from the very files it writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+pytestmark = pytest.mark.slow
+IN_RANGE = ("tiny_1step", "tiny_2step", "tiny_3step", "tiny_4step")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("demo")
+    command = ["make", "demo", f"DEMO={out}"]
+    environment = {key: value for key, value in os.environ.items() if key != "POSTTRAIN_ACCELERATE_CONFIG"}
+    if not (REPOSITORY / ".venv/.installed").exists():  # the tests run in another environment, which is complete
+        command += [f"BIN={Path(sys.executable).parent}", "-o", "install"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)
+    return out
+
+
+def metrics(demo: Path, model: str, benchmark: str) -> dict:
+    return json.loads((demo / "evals" / model / benchmark / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("benchmark", [*IN_RANGE, "tiny_large"])
+def test_the_base_model_does_not_know_the_format(demo, benchmark):
+    before = metrics(demo, "tiny_base", benchmark)
+    assert before["accuracy"]["value"] < 0.05
+    assert before["format_rate"] < 0.05
+    assert before["truncation_rate"] > 0.95
+
+
+@pytest.mark.parametrize("benchmark", IN_RANGE)
+def test_fine_tuning_teaches_it(demo, benchmark):
+    before, after = metrics(demo, "tiny_base", benchmark), metrics(demo, "tiny_sft", benchmark)
+    assert after["accuracy"]["value"] > 0.60
+    assert after["accuracy"]["low"] > before["accuracy"]["high"]
+    assert after["format_rate"] > 0.95
+    assert after["truncation_rate"] < 0.05
+
+
+def test_every_result_walks_back_to_its_run_and_data(demo):
+    run = json.loads((demo / "outputs/tiny_sft/run.json").read_text())
+    data = json.loads((demo / "data/tiny_math/manifest.json").read_text())
+    after = metrics(demo, "tiny_sft", "tiny_1step")
+    assert after["checkpoint"]["run_id"] == run["run_id"]
+    assert after["data_sha256"] == data["files"]["test_1step.parquet"]["sha256"]
+    assert after["prompt"]["name"] == run["prompt"] == "chat"
+    samples = (demo / "evals/tiny_sft/tiny_1step/samples.jsonl").read_text().splitlines()
+    assert len(samples) == after["n"] == sum(after["counts"].values()) == data["counts"]["kept"]["test_1step"]
+
+
+def test_it_ends_in_a_table_and_a_figure(demo):
+    assert "tiny_4step" in (demo / "reports/tiny/table.txt").read_text()
+    assert (demo / "reports/tiny/curves.png").stat().st_size > 10_000
+    assert "<svg" in (demo / "reports/tiny/curves.svg").read_text()
+
+
+def test_the_committed_base_has_its_lineage_and_is_small():
+    directory = REPOSITORY / "assets/tiny_base"
+    lineage = json.loads((directory / "lineage.json").read_text())
+    assert lineage["recipe"]["path"] == "recipes/tiny_base.yaml"
+    assert lineage["recipe"]["text"] == (REPOSITORY / "recipes/tiny_base.yaml").read_text()
+    assert lineage["code"]["dirty"] is False
+    assert sum(path.stat().st_size for path in directory.iterdir()) <= 4_000_000

@@ -1,0 +1,93 @@
+"""The main command on real input: GSM8K, Qwen2.5's tokenizer, every key of recipes/qwen_math_sft.yaml in force."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import launch, run_script
+
+from posttrain.gsm8k import read_local, to_rows
+
+GPU_RECIPE = "recipes/qwen_math_sft.yaml"
+
+
+@pytest.fixture(scope="module")
+def gsm8k(shared_data, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("gsm8k")
+    done = run_script(
+        "data_prep/gsm8k.py", "--train", shared_data / "gsm8k/train.jsonl", "--test", shared_data / "gsm8k/test.jsonl",
+        "--style", "r1_zero", "--validation", 20, "--out", directory / "gsm8k",
+        "--tokenizer", shared_data / "tokenizers/qwen2.5",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+@pytest.fixture(scope="module")
+def small_qwen(shared_data, tmp_path_factory) -> Path:
+    """Random weights of Qwen2's architecture with the real vocabulary and the real tokenizer."""
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
+
+    directory = tmp_path_factory.mktemp("model") / "small_qwen"
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "tokenizers/qwen2.5")
+    tokenizer.save_pretrained(directory)
+    set_seed(0)
+    config = Qwen2Config(
+        vocab_size=151936, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=151643,
+        eos_token_id=151643,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+def test_gsm8k_rows(shared_data):
+    records, source = read_local({"train": shared_data / "gsm8k/train.jsonl", "test": shared_data / "gsm8k/test.jsonl"})
+    assert source.sha256["test.jsonl"].startswith("3730d312")
+    rows, dropped = to_rows(records["test"], "test", "boxed", keep_marks=False)
+    assert (len(rows), sum(dropped.values())) == (1319, 0)
+    assert not any("," in row.answer or "<<" in row.completion[0]["content"] for row in rows)
+    raw = [record["answer"].split("####")[-1] for record in records["test"]]
+    assert sum("," in answer for answer in raw) == 14
+    kept, _ = to_rows(records["test"], "test", "boxed", keep_marks=True)
+    assert any("<<" in row.completion[0]["content"] for row in kept)
+
+
+def test_a_broken_line_names_its_place(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"question": "q", "answer": "a #### 1"}\n{"question": 3}\n')
+    done = run_script("data_prep/gsm8k.py", "--train", path, "--test", path, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert f"{path}:2: expected question and answer" in done.stderr
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_the_main_command_on_real_data(gsm8k, small_qwen, tmp_path):
+    """Everything of the recipe is in force but model, data, batch and step count."""
+    out = tmp_path / "run"
+    done = launch(
+        "accelerate_configs/cpu.yaml", "src/sft.py", GPU_RECIPE, "--model_name_or_path", small_qwen, "--dataset_name",
+        gsm8k / "gsm8k", "--output_dir", out, "--max_steps", 5, "--per_device_train_batch_size", 1, "--eval_steps", 5,
+        "--per_device_eval_batch_size", 1, "--learning_rate", "3e-3", "--save_steps", 5,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = json.loads((out / "run.json").read_text())
+    assert run["prompt"] == "r1_zero"
+    assert run["result"]["last_loss"] < run["result"]["first_loss"]
+    assert list((out / "wandb").glob("offline-run-*"))
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(out / "final")
+    assert AutoTokenizer.from_pretrained(out / "final").eos_token == "<|endoftext|>"
+
+    evaluated = run_script(
+        "src/eval.py", "recipes/eval_greedy.yaml", "--model", out / "final", "--benchmarks", "gsm8k", "--data_dir",
+        gsm8k, "--max_new_tokens", 8, "--batch_size", 128, "--output_dir", tmp_path / "evals",
+    )  # fmt: skip
+    assert evaluated.returncode == 0, evaluated.stderr[-3000:]
+    metrics = json.loads((tmp_path / "evals/gsm8k/metrics.json").read_text())
+    assert metrics["n"] == sum(metrics["counts"].values()) == 1319
+    assert metrics["prompt"]["name"] == "r1_zero"
+    assert metrics["limit"] is None
