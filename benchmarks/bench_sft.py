@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, Qwen2Config, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from posttrain.attention import PROBE_LENGTHS, miniature, packing_difference, register
@@ -76,6 +76,7 @@ def trainer_seconds(trainer_class: type, data: Dataset, model: Any, steps: int, 
             model=model, args=SFTConfig(output_dir=directory, **options), train_dataset=data,
             processing_class=tokenizer(), callbacks=[clock],
         )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     return clock.seconds / (steps - WARM_UP)
 
