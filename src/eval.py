@@ -26,6 +26,7 @@ def main() -> None:
     from tqdm import tqdm
 
     from posttrain import evaluation, results
+    from posttrain.grading import Grader
     from posttrain.prompts import prompt_hash
     from posttrain.sampling import Decoding, HfSampler
 
@@ -47,11 +48,10 @@ def main() -> None:
         directory = output_dir / benchmark.name
         metrics = results.existing_metrics(directory, settings)
         if metrics is None:
-            graded = {}
-            for sample in tqdm(sampler.sample(ids, decoding), total=len(ids), desc=benchmark.name):
-                row = benchmark.rows[sample.index]
-                graded[sample.index] = evaluation.grade_sample(row, texts[sample.index], sample)
-            metrics = results.write_result(directory, settings, [graded[i] for i in sorted(graded)])
+            samples = list(tqdm(sampler.sample(ids, decoding), total=len(ids), desc=benchmark.name))
+            with Grader() as grader:
+                lines = evaluation.grade_samples(benchmark.rows, texts, samples, grader)
+            metrics = results.write_result(directory, settings, lines)
         finished.append(metrics)
     print(f"{options.model}, prompt {prompt}:\n{results.table(finished)}\n→ {output_dir}")
 

@@ -32,7 +32,7 @@ def test_wilson_refuses_more_successes_than_questions():
 def sample(verdict: Verdict, tokens: int = 4) -> dict:
     reason = "length" if verdict is Verdict.TRUNCATED else "stop"
     answer = "1" if verdict in (Verdict.CORRECT, Verdict.WRONG) else None
-    return {"verdict": verdict.value, "tokens": tokens, "finish_reason": reason, "answer": answer}
+    return {"verdict": verdict.value, "tokens": tokens, "finish_reason": reason, "boxed": answer is not None}
 
 
 @given(st.lists(st.sampled_from(list(Verdict))))

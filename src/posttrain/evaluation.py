@@ -6,17 +6,16 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain import atomic, lineage
+from posttrain import atomic, grading, lineage
 from posttrain.benchmarks import Benchmark
 from posttrain.errors import PosttrainError
-from posttrain.grading import Verdict, grade
+from posttrain.grading import Grader
 from posttrain.options import EvalOptions
 from posttrain.prompts import prompt_hash, render_prompt
 from posttrain.results import SCHEMA_VERSION
 from posttrain.rope import rope_of
 from posttrain.sampling import Decoding, Sample, Sampler
-
-GRADER = {"name": "posttrain.grading", "version": "1"}
+from posttrain.verifier.extract import has_box
 
 
 def load_checkpoint(options: EvalOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -70,7 +69,7 @@ def evaluation_settings(
         "data_sha256": benchmark.sha256,
         "limit": benchmark.limit,
         "checkpoint": checkpoint,
-        "grader": GRADER,
+        "grader": {"name": "posttrain", "version": grading.VERSION},
         "prompt": prompt,
         "decoding": decoding.as_record(),
         "backend": sampler.backend,
@@ -93,16 +92,26 @@ def render_questions(
     return texts, ids
 
 
-def grade_sample(row: dict[str, Any], prompt_text: str, sample: Sample) -> dict[str, Any]:
-    """One line of samples.jsonl."""
-    verdict, answer = grade(row["answer"], sample.text, truncated=sample.finish_reason == "length")
-    return {
-        "id": row["id"],
-        "prompt_hash": prompt_hash(prompt_text),
-        "completion": sample.text,
-        "finish_reason": sample.finish_reason,
-        "tokens": sample.tokens,
-        "answer": answer,
-        "gold": row["answer"],
-        "verdict": Verdict(verdict).value,
-    }
+def grade_samples(
+    rows: list[dict[str, Any]], prompt_texts: list[str], samples: list[Sample], grader: Grader
+) -> list[dict[str, Any]]:
+    """Lines of samples.jsonl, in the order of the questions."""
+    samples = sorted(samples, key=lambda sample: sample.index)
+    golds = [rows[sample.index]["answer"] for sample in samples]
+    cut_off = [sample.finish_reason == "length" for sample in samples]
+    grades = grader.grade(golds, [sample.text for sample in samples], cut_off)
+    return [
+        {
+            "id": rows[sample.index]["id"],
+            "prompt_hash": prompt_hash(prompt_texts[sample.index]),
+            "completion": sample.text,
+            "finish_reason": sample.finish_reason,
+            "tokens": sample.tokens,
+            "boxed": has_box(sample.text),
+            "answer": graded.answer,
+            "gold": gold,
+            "verdict": graded.verdict.value,
+            "symbolic": graded.symbolic,
+        }
+        for sample, gold, graded in zip(samples, golds, grades, strict=True)
+    ]

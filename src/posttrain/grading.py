@@ -1,16 +1,14 @@
-"""One grader for rewards, rejection sampling and evaluation: the last complete box of a completion against the gold.
+"""One grader for rewards, rejection sampling, data preparation and evaluation: what became of a completion, and why."""
 
-First cut: numbers are compared exactly, anything else as normalised text.
-"""
-
-import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from fractions import Fraction
 
-MAX_DIGITS = 1000  # Python's own conversion of longer numbers is quadratic; nobody's answer is that long
-NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(/\d+)?")
-COMMAS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
-FRACTION = re.compile(r"([+-]?)\\[dt]?frac\{([+-]?\d+)\}\{(\d+)\}")
+from posttrain.verifier.exact import equal
+from posttrain.verifier.extract import extract_answer
+from posttrain.verifier.pool import SymbolicPool
+
+VERSION = "2"  # of the rules; a verdict may change with it
 
 
 class Verdict(StrEnum):
@@ -18,54 +16,59 @@ class Verdict(StrEnum):
 
     CORRECT = "correct"
     WRONG = "wrong"
-    UNPARSED = "unparsed"  # the model stopped, and there is no complete box
-    TRUNCATED = "truncated"  # the model was cut off before a complete box
-    TIMEOUT = "timeout"
+    UNPARSED = "unparsed"  # the model stopped, and gives no complete answer
+    TRUNCATED = "truncated"  # the model was cut off before a complete answer
+    TIMEOUT = "timeout"  # comparing took longer than the deadline
     ERROR = "error"
 
 
-def grade(gold: str, completion: str, truncated: bool) -> tuple[Verdict, str | None]:
-    """The verdict on a completion and the answer it gave, or None where it gave none."""
-    answer = last_boxed(completion)
-    if answer is None:
-        return (Verdict.TRUNCATED if truncated else Verdict.UNPARSED), None
-    return (Verdict.CORRECT if equal_answers(gold, answer) else Verdict.WRONG), answer
+@dataclass(frozen=True)
+class Grade:
+    """A verdict, the answer it is about (None where there was none), and whether algebra was needed for it."""
+
+    verdict: Verdict
+    answer: str | None
+    symbolic: bool = False
 
 
-def last_boxed(text: str) -> str | None:
-    """Content of the last `\\boxed{…}` whose braces close, or None."""
-    for start in reversed([match.end() for match in re.finditer(r"\\boxed\s*\{", text)]):
-        depth = 1
-        for position in range(start, len(text)):
-            escaped = text[position - 1] == "\\"
-            if text[position] in "{}" and not escaped:
-                depth += 1 if text[position] == "{" else -1
-            if depth == 0:
-                return text[start:position].strip()
-    return None
+class Grader:
+    """Grades completions; what only algebra decides goes to processes that are killed at the deadline.
+
+    A context manager. The processes start with the first pair that needs them; verdicts are remembered by gold and
+    answer, as samples of one question repeat.
+    """
+
+    def __init__(self, workers: int | None = None, deadline_seconds: float = 2.0) -> None:
+        self.pool = SymbolicPool(workers, deadline_seconds)
+        self.known: dict[tuple[str, str], bool | str] = {}
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.close()
+
+    def grade(self, golds: Sequence[str], completions: Sequence[str], truncated: Sequence[bool]) -> list[Grade]:
+        """One grade per completion, in order. Never raises on what a model wrote."""
+        answers = [extract_answer(completion) for completion in completions]
+        decided = [None if a is None else equal(g, a) for g, a in zip(golds, answers, strict=True)]
+        pairs = [(g, a) for g, a, d in zip(golds, answers, decided, strict=True) if a is not None and d is None]
+        self._compare(sorted({pair for pair in pairs if pair not in self.known}))
+        grades = []
+        for gold, answer, verdict, cut in zip(golds, answers, decided, truncated, strict=True):
+            if answer is None:
+                grades.append(Grade(Verdict.TRUNCATED if cut else Verdict.UNPARSED, None))
+            else:
+                outcome = self.known[gold, answer] if verdict is None else verdict
+                grades.append(Grade(_verdict(outcome), answer, symbolic=verdict is None))
+        return grades
+
+    def _compare(self, pairs: list[tuple[str, str]]) -> None:
+        for index, outcome in self.pool.compare(pairs):
+            self.known[pairs[index]] = outcome
 
 
-def equal_answers(gold: str, answer: str) -> bool:
-    """Equal as exact numbers where both are numbers, else equal as text without spaces, `$` and a final point."""
-    gold_number, number = to_number(gold), to_number(answer)
-    if gold_number is not None and number is not None:
-        return gold_number == number
-    return normalise(gold) == normalise(answer) != ""
-
-
-def normalise(text: str) -> str:
-    """The text without what never changes an answer: spaces, dollar signs, `\\!`, and a full stop at the end."""
-    return re.sub(r"\\[!,;: $]|[\s$]|\\left|\\right", "", text).removesuffix(".")
-
-
-def to_number(text: str) -> Fraction | None:
-    """The exact value of an integer, decimal, fraction or thousands-separated number, or None."""
-    text = FRACTION.sub(r"\1\2/\3", normalise(text))
-    if COMMAS.fullmatch(text):
-        text = text.replace(",", "")
-    if len(text) > MAX_DIGITS or not NUMBER.fullmatch(text) or not text.isascii():
-        return None
-    numerator, _, denominator = text.partition("/")
-    if denominator and int(denominator) == 0:
-        return None
-    return Fraction(numerator) / int(denominator or 1)
+def _verdict(outcome: bool | str) -> Verdict:
+    if isinstance(outcome, bool):
+        return Verdict.CORRECT if outcome else Verdict.WRONG
+    return Verdict(outcome)

@@ -26,7 +26,7 @@ LINEAGE_FILE = "lineage.json"
 METRICS_FILE = "metrics.jsonl"
 PACKAGES = (
     "posttrain", "torch", "transformers", "tokenizers", "trl", "accelerate", "peft", "datasets", "math-verify",
-    "deepspeed", "flash-attn", "vllm", "wandb", "numpy",
+    "latex2sympy2-extended", "antlr4-python3-runtime", "sympy", "deepspeed", "flash-attn", "vllm", "wandb", "numpy",
 )  # fmt: skip
 
 

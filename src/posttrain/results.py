@@ -48,7 +48,7 @@ def compute_metrics(samples: list[dict[str, Any]]) -> dict[str, Any]:
     verdicts = [sample["verdict"] for sample in samples]
     counts, n = count_verdicts(verdicts), len(samples)
     low, high = wilson_interval(counts["correct"], n)
-    boxed = sum(sample["answer"] is not None for sample in samples)
+    boxed = sum(sample["boxed"] for sample in samples)
     lengths = {
         group: length_summary([s["tokens"] for s in samples if group in ("all", s["verdict"])])
         for group in ("all", Verdict.CORRECT, Verdict.WRONG, Verdict.TRUNCATED)

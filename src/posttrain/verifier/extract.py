@@ -1,0 +1,73 @@
+"""The answer a completion gives, found in time linear in its length, without backtracking."""
+
+import re
+
+REGION_BYTES = 64 * 1024  # the answer stands at the end; earlier text is not searched for it
+MAX_ANSWER = 2000  # characters
+MAX_NESTING = 200  # braces
+HASHES = re.compile(r"^####[ \t]*(.+?)[ \t]*$", re.MULTILINE)
+PHRASE = re.compile(r"(?:answer\s+is\s*:?|answer\s*:)[ \t]*(.+)", re.IGNORECASE)
+SENTENCE_END = re.compile(r"\.(?=\s|$)|\n")
+
+
+def extract_answer(completion: str) -> str | None:
+    """The answer's text, or None where the completion gives none.
+
+    Looked for after the last `</think>`, inside the last `<answer>` where there is one: the last `\\boxed{}`; else the
+    last `#### x`; else what follows the last "answer is". A last box that never closes is no answer, whatever stands
+    before it.
+    """
+    region = completion[-REGION_BYTES:]
+    region = region.rpartition("</think>")[2]
+    start = region.rfind("<answer>")
+    if start >= 0:
+        region = region[start + len("<answer>") :]
+        region = region[: region.find("</answer>")] if "</answer>" in region else region
+        return _bounded(last_boxed(region) if "\\boxed" in region or "\\fbox" in region else region)
+    if "\\boxed" in region or "\\fbox" in region:
+        return _bounded(last_boxed(region))
+    if hashes := HASHES.findall(region):
+        return _bounded(hashes[-1])
+    if phrases := PHRASE.findall(region):
+        return _bounded(SENTENCE_END.split(phrases[-1])[0])
+    return None
+
+
+def has_box(completion: str) -> bool:
+    """Whether the completion ends in a complete box: the format that the boxed prompts ask for."""
+    return last_boxed(completion[-REGION_BYTES:]) is not None
+
+
+def last_boxed(text: str) -> str | None:
+    """Content of the last `\\boxed{…}`, `\\fbox{…}` or `\\boxed 8`; None where it never closes or there is none."""
+    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    if start < 0:
+        return None
+    rest = text[start:].removeprefix("\\boxed").removeprefix("\\fbox")
+    body = rest.lstrip()
+    if not body.startswith("{"):
+        word = re.match(r"\s*(\\?[^\s{}$\\]+)", rest)
+        return word.group(1).rstrip(".,") if word and rest[:1].isspace() else None
+    return _balanced(body)
+
+
+def _balanced(text: str) -> str | None:
+    """What stands between the opening brace of `text` and the brace that closes it."""
+    depth, escaped = 0, False
+    for position, character in enumerate(text):
+        if character == "{" and not escaped:
+            depth += 1
+        elif character == "}" and not escaped:
+            depth -= 1
+            if depth == 0:
+                return text[1:position]
+        if depth > MAX_NESTING:
+            return None
+        escaped = character == "\\" and not escaped
+    return None
+
+
+def _bounded(answer: str | None) -> str | None:
+    """The answer without outer blanks, or None where it is empty or too long to be one."""
+    answer = (answer or "").strip()
+    return answer if 0 < len(answer) <= MAX_ANSWER else None

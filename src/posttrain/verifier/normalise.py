@@ -1,0 +1,93 @@
+"""One way to write an answer: unicode, spacing, sizes and styles of LaTeX, units, mixed numbers. Meaning stays."""
+
+import re
+import unicodedata
+
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+CHARACTERS = {
+    "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "∞": r"\infty ", "π": r"\pi ",
+    "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "±": r"\pm ", "⁄": "/", "∈": r"\in ", "θ": r"\theta ",
+}  # fmt: skip
+SPACES = re.compile(r"\\[,;:! ]|\\quad|\\qquad|~|\u2009|\u00a0|\u202f")
+THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\[,!:; ]|~|[\u2009\u00a0\u202f])(?=\d{3}(?!\d))")
+DROPPED = re.compile(
+    r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\textstyle|\\limits|\\[bB]igg?[lr]?(?![a-z])|\\color\{[^{}]*\}"
+)
+STYLES = re.compile(r"\\(?:mathbf|boldsymbol|mathrm|mathit|mathsf|bf|bm|textbf|textit|mbox|emph|textrm)\s*\{([^{}]*)\}")
+LABEL = re.compile(
+    r"\\text\s*\{\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is)?\s*[:=]?\s*\}|^\s*(?:final\s+)?answer\s*[:=]\s*", re.I
+)
+UNIT = re.compile(r"(?<=[\d})])\s*\\text\s*\{\s*[A-Za-z][A-Za-z .]*(?:\^\{?\d\}?)?\s*\}(?:\s*\^\s*\{?[23]\}?)?$")
+PLAIN_UNIT = re.compile(
+    r"(?<=\d)\s+(?:dollars?|cents?|degrees?|units?|cm|mm|km|m|kg|g|hours?|minutes?|seconds?|days?|weeks?|months?|years?"
+    r"|miles?|feet|inches|people|apples|eggs|points?|percent(?=\s*$))$",
+    re.I,
+)
+MIXED = re.compile(r"(?<![\d.}\w^])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}|(?<![\d./\w^])(\d+)\s+(\d+)/(\d+)(?![\d/])")
+REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{?(\d+)\}?")
+FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+EXPONENT = re.compile(r"(?<![\w.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?!\w)")
+
+
+def normalise(text: str) -> str:
+    """The answer in its one form; idempotent in what `exact` and `symbolic` look at."""
+    text = _unicode(text)
+    text = THOUSANDS.sub("", text)
+    text = re.sub(r"\\[dtc]frac", r"\\frac", text)
+    text = DROPPED.sub(" ", text)
+    text = LABEL.sub("", text)
+    while (styled := STYLES.sub(r"\1", text)) != text:
+        text = styled
+    text = SPACES.sub(" ", text)
+    text = re.sub(r"\\?\$|€|£|\\\(|\\\)|\\\[|\\\]|\\pounds", "", text)
+    text = re.sub(r"(?:\s|\.)+$", "", text.strip())
+    text = re.sub(r"^\{([^{}]*,[^{}]*)\}$", r"\\{\1\\}", text)  # {1,2}: braces that LaTeX would swallow
+    text = _commands(text)
+    text = PLAIN_UNIT.sub("", UNIT.sub("", text))
+    if not FUNCTION.search(text):  # a degree is a unit, but not inside a function
+        text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?(?=\s*(?:[,)\]]|$))", "", text)
+    text = re.sub(r"(?<![\d,.])(\d{1,3}(?:,\d{3})+)(?![\d,])", lambda m: m.group(1).replace(",", ""), text)
+    text = EXPONENT.sub(r"\1\\times 10^{\2}", text)
+    text = REPEATING.sub(_repeating, text)
+    text = MIXED.sub(_mixed, text)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _unicode(text: str) -> str:
+    """ASCII LaTeX for what NFKC would flatten into something else: superscripts, vulgar fractions, roots."""
+    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
+    text = "".join(_vulgar(character) for character in text)
+    text = re.sub(r"√\s*(\d+|[a-z]|\([^()]*\))", r"\\sqrt{\1}", text)
+    for character, latex in CHARACTERS.items():
+        text = text.replace(character, latex)
+    return unicodedata.normalize("NFKC", text)
+
+
+def _vulgar(character: str) -> str:
+    if character < "\u00bc" or unicodedata.decomposition(character).split(" ")[0] != "<fraction>":
+        return character
+    numerator, _, denominator = unicodedata.normalize("NFKC", character).partition("⁄")
+    return f"\\frac{{{numerator}}}{{{denominator}}}"
+
+
+def _commands(text: str) -> str:
+    """Braces around the arguments that LaTeX lets one leave out: \\frac12, \\frac{1}2, \\sqrt2."""
+    text = re.sub(r"\\frac\s*(\d|[a-z])\s*(\d|[a-z])(?![a-z])", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\frac\s*(\d|[a-z])\s*\{", r"\\frac{\1}{", text)
+    text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-z])", r"\1{\2}", text)
+    text = re.sub(r"\\sqrt\s*(\d+|[a-z])(?![a-z])", r"\\sqrt{\1}", text)
+    return re.sub(r"\\le(?:q|qslant)(?![a-z])", r"\\le", re.sub(r"\\ge(?:q|qslant)(?![a-z])", r"\\ge", text))
+
+
+def _mixed(match: re.Match[str]) -> str:
+    whole, numerator, denominator = (int(part) for part in match.groups() if part is not None)
+    if denominator == 0 or numerator >= denominator:
+        return match.group()
+    return f"\\frac{{{whole * denominator + numerator}}}{{{denominator}}}"
+
+
+def _repeating(match: re.Match[str]) -> str:
+    whole, fixed, repetend = match.groups()
+    scale = 10 ** len(fixed) * (10 ** len(repetend) - 1)
+    value = int((whole or "0") + fixed + repetend) - int((whole or "0") + fixed)
+    return f"\\frac{{{value}}}{{{scale}}}"

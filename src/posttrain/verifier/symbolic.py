@@ -1,0 +1,96 @@
+"""Algebra by Math-Verify, with guards on its yes. Runs only inside a process of `pool`, which can be killed."""
+
+import re
+from typing import Any
+
+from posttrain.verifier.exact import equal, to_rational_or_none
+
+DIGITS = 50
+COMMAND = re.compile(r"\\[A-Za-z]+|\\.")
+TEXT = re.compile(r"\\text\s*\{[^{}]*\}")
+FUNCTIONS = re.compile(r"\\(sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt)")
+DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
+
+
+def warm_up() -> None:
+    """Import sympy and build Math-Verify's parser, which takes a second, before anybody waits for it."""
+    _leaf("\\sqrt{2}", "\\sqrt{3}")
+
+
+def symbolic_equal(gold: str, answer: str) -> bool:
+    """Whether two answers are equal, algebra included. May take for ever: call it through the pool."""
+    return equal(gold, answer, leaf=_leaf) is True
+
+
+def _leaf(gold: str, answer: str) -> bool:
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+    gold, answer = _degrees(gold), _degrees(answer)
+    if _is_equation(answer) != _is_equation(gold):
+        return False
+    configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+    golds = parse(f"${gold}$", [LatexExtractionConfig(), ExprExtractionConfig()], parsing_timeout=None)
+    answers = parse(f"\\boxed{{{answer}}}", configs, parsing_timeout=None)
+    if not golds or not answers:
+        return False
+    expected, value = golds[0], answers[0]
+    if not (_names_survive(gold, expected) and _names_survive(answer, value)):
+        return False
+    accepted = bool(verify(golds, answers, timeout_seconds=None)) or _equal_complex(expected, value)
+    return accepted and not _values_differ(expected, value) and not _rounded(gold, answer, expected, value)
+
+
+def _degrees(text: str) -> str:
+    """Degrees inside a function become radians; elsewhere they are a unit."""
+    replacement = r"\\frac{\1\\pi}{180}" if FUNCTIONS.search(text) else r"\1"
+    return DEGREES.sub(replacement, text)
+
+
+def _is_equation(text: str) -> bool:
+    return bool(re.search(r"(?<![<>!])=(?!=)|\\le|\\ge|<|>", text))
+
+
+def _names_survive(text: str, parsed: Any) -> bool:
+    """Every letter outside commands must be in what was parsed; a parser that drops some has read something else."""
+    letters = set(re.findall(r"[A-Za-z]", COMMAND.sub(" ", TEXT.sub(" ", text)))) - {"e", "i", "E", "I"}
+    if not hasattr(parsed, "free_symbols"):
+        return True
+    names = "".join(str(symbol.name) for symbol in parsed.free_symbols)
+    functions = {name for name in ("f", "g", "h") if f"{name}(" in text}
+    return letters - functions <= set(names) | {"C"}
+
+
+def _equal_complex(expected: Any, value: Any) -> bool:
+    """Equality with `i` as the imaginary unit, which Math-Verify reads as a letter unless something marks it."""
+    import sympy
+
+    if not all(isinstance(x, sympy.Expr) for x in (expected, value)):
+        return False
+    unit = {s: sympy.I for s in expected.free_symbols | value.free_symbols if s.name == "i"}
+    left, right = expected.subs(unit), value.subs(unit)
+    if (left, right) == (expected, value) or left.free_symbols | right.free_symbols:
+        return False
+    return sympy.simplify(left - right) == 0
+
+
+def _values_differ(expected: Any, value: Any) -> bool:
+    """Two numbers that differ relative to their size, at 50 digits; Math-Verify rounds, and cuts what is tiny to 0."""
+    import sympy
+
+    if not all(isinstance(x, sympy.Expr) and not x.free_symbols for x in (expected, value)):
+        return False
+    left, right = sympy.N(expected, DIGITS), sympy.N(value, DIGITS)
+    if not (left.is_number and right.is_number and left.is_finite and right.is_finite):
+        return False
+    scale = max(abs(left), abs(right))
+    return bool(scale != 0 and abs(left - right) > scale * sympy.Float(10) ** (8 - DIGITS))
+
+
+def _rounded(gold: str, answer: str, expected: Any, value: Any) -> bool:
+    """A decimal beside a number that is not exactly it."""
+    one = to_rational_or_none(gold) is not None
+    other = to_rational_or_none(answer) is not None
+    if one == other:
+        return False
+    irrational = value if one else expected
+    return getattr(irrational, "is_rational", None) is False
