@@ -11,7 +11,7 @@ BENCHMARKS ?= gsm8k
 DEMO ?= .
 ARGS ?=
 
-.PHONY: install demo test unit lint train eval report bench-sft
+.PHONY: install demo test unit lint train eval report bench-sft bench-verifier
 
 install: $(VENV)/.installed
 
@@ -44,6 +44,9 @@ eval: install
 
 report: install
 	$(BIN)/python src/report.py $(ARGS)
+
+bench-verifier: install
+	$(BIN)/python benchmarks/bench_verifier.py $(ARGS)
 
 bench-sft: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_sft.py $(ARGS)

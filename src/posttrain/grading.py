@@ -38,7 +38,8 @@ class Grader:
     answer, as samples of one question repeat.
     """
 
-    def __init__(self, workers: int | None = None, deadline_seconds: float = 2.0) -> None:
+    def __init__(self, workers: int | None = None, deadline_seconds: float = 2.0, lenient: bool = False) -> None:
+        self.lenient = lenient  # take unmarked answers too; for comparison with other graders, never for training
         self.pool = SymbolicPool(workers, deadline_seconds)
         self.known: dict[tuple[str, str], bool | str] = {}
 
@@ -50,7 +51,7 @@ class Grader:
 
     def grade(self, golds: Sequence[str], completions: Sequence[str], truncated: Sequence[bool]) -> list[Grade]:
         """One grade per completion, in order. Never raises on what a model wrote."""
-        answers = [extract_answer(completion) for completion in completions]
+        answers = [extract_answer(completion, self.lenient) for completion in completions]
         decided = [None if a is None else equal(g, a) for g, a in zip(golds, answers, strict=True)]
         pairs = [(g, a) for g, a, d in zip(golds, answers, decided, strict=True) if a is not None and d is None]
         self._compare(sorted({pair for pair in pairs if pair not in self.known}))

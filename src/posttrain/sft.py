@@ -128,7 +128,6 @@ def run_details(
 
 def summary(output_dir: Path, result: dict[str, Any]) -> str:
     """The last line of a run."""
-    return (
-        f"{output_dir / training.FINAL}: {result['steps']} steps, {result['tokens_seen']} tokens, "
-        f"loss {result['first_loss']:.3f} → {result['last_loss']:.3f}, {result['wall_seconds']:.0f} s"
-    )
+    losses = f"loss {result['first_loss']} → {result['last_loss']}, " if result["first_loss"] is not None else ""
+    tokens, seconds = result["tokens_seen"], result["wall_seconds"]
+    return f"{output_dir / training.FINAL}: {result['steps']} steps, {tokens} tokens, {losses}{seconds:.0f} s"

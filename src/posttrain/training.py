@@ -139,7 +139,7 @@ def start_or_continue(
 def run_result(trainer: RecipeTrainer, seconds: float) -> dict[str, Any]:
     """What the finished run reached; seconds are of the last session."""
     state = trainer.state
-    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    losses = [round(entry["loss"], 4) for entry in state.log_history if "loss" in entry]
     return {
         "steps": state.global_step,
         "epochs": state.epoch,

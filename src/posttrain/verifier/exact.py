@@ -13,10 +13,13 @@ from posttrain.verifier.rational import to_rational
 
 Leaf = Callable[[str, str], bool | None]
 MAX_ITEMS = 200  # of a container
-ASSIGNMENT = re.compile(r"^\s*(\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?)\s*(?:=|\\in)\s*(.+)$", re.DOTALL)
+ASSIGNMENT = re.compile(r"^\s*(\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?(?:\([a-z]\))?)\s*(?:=|\\in)\s*(.+)$", re.DOTALL)
 BASE = re.compile(r"^([0-9A-Fa-f]+)_\{?(\d+)\}?$")
 WORDS = re.compile(r"[A-Za-z][A-Za-z' .-]*[A-Za-z.]")
-DOUBLE_INEQUALITY = re.compile(r"^(.+?)(\\le|<|\\ge|>)\s*[a-z]\s*(\\le|<|\\ge|>)(.+)$")
+NAME = r"(?:[A-Za-z]|\\[a-z]+)"
+DOUBLE_INEQUALITY = re.compile(rf"^(.+?)(\\le|<|\\ge|>)\s*{NAME}\s*(\\le|<|\\ge|>)(.+)$")
+INEQUALITY = re.compile(rf"^{NAME}\s*(\\le|<|\\ge|>)([^<>]+)$")
+SET_BUILDER = re.compile(rf"^\\\{{\s*{NAME}\s*(?:\||:|\\mid)\s*(.+)\\\}}$")
 CLOSING = {"(": ")", "[": "]", "\\{": "\\}"}
 
 
@@ -130,14 +133,20 @@ def _container(answer: str) -> Container | None:
                     parts = split_items(body)
                     if len(parts) > 1 or opening == "\\{":
                         return Container(opening + closing, tuple(parts))
-    if answer.startswith("\\pm"):
-        value = answer.removeprefix("\\pm").strip()
-        return Container("list", (value, f"-{value}" if to_rational_or_none(value) is not None else f"-({value})"))
+    if answer.count("\\pm") == 1:
+        return Container("list", (answer.replace("\\pm", "+"), answer.replace("\\pm", "-")))
     return None
 
 
 def _interval(answer: str) -> Container | None:
-    """`2 \\le x < 5` as [2, 5)."""
+    """`2 \\le x < 5` and `\\{x | 2 \\le x < 5\\}` as [2, 5); `x < 5` as (-\\infty, 5)."""
+    if built := SET_BUILDER.match(answer):
+        answer = built.group(1).strip()
+    if one := INEQUALITY.match(answer):
+        relation, bound = one.groups()
+        if relation in ("\\le", "<"):
+            return Container("(]" if relation == "\\le" else "()", ("-\\infty", bound.strip()))
+        return Container("[)" if relation == "\\ge" else "()", (bound.strip(), "\\infty"))
     match = DOUBLE_INEQUALITY.match(answer)
     if match is None:
         return None
@@ -166,7 +175,14 @@ def split_items(text: str) -> list[str]:
             start = position + (1 if character in ",;" else len(text[position:].split(" ", 2)[1]) + 1)
         position += 1
     items.append(text[start:].strip().removeprefix("and ").removeprefix("or "))
-    return [item for item in items if item]
+    return [sign for item in items if item for sign in _signs(item)]
+
+
+def _signs(item: str) -> list[str]:
+    """An item of a list with `\\pm` stands for two."""
+    if item.count("\\pm") != 1 or "(" in item:
+        return [item]
+    return [item.replace("\\pm", "+"), item.replace("\\pm", "-")]
 
 
 def _balanced(body: str) -> bool:

@@ -5,17 +5,19 @@ import re
 REGION_BYTES = 64 * 1024  # the answer stands at the end; earlier text is not searched for it
 MAX_ANSWER = 2000  # characters
 MAX_NESTING = 200  # braces
-HASHES = re.compile(r"^####[ \t]*(.+?)[ \t]*$", re.MULTILINE)
+MARKED = re.compile(r"^(?:####|A:)[ \t]*(.+?)[ \t]*$", re.MULTILINE)  # GSM8K's own, and its model solutions'
 PHRASE = re.compile(r"(?:answer\s+is\s*:?|answer\s*:)[ \t]*(.+)", re.IGNORECASE)
+FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+LAST_NUMBER = re.compile(r"([+-]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)")
 SENTENCE_END = re.compile(r"\.(?=\s|$)|\n")
 
 
-def extract_answer(completion: str) -> str | None:
+def extract_answer(completion: str, lenient: bool = False) -> str | None:
     """The answer's text, or None where the completion gives none.
 
     Looked for after the last `</think>`, inside the last `<answer>` where there is one: the last `\\boxed{}`; else the
-    last `#### x`; else what follows the last "answer is". A last box that never closes is no answer, whatever stands
-    before it.
+    last line `#### x` or `A: x`; else what follows the last "answer is". A last box that never closes is no answer, whatever stands
+    before it. `lenient` also takes what marks no answer; never train on that.
     """
     region = completion[-REGION_BYTES:]
     region = region.rpartition("</think>")[2]
@@ -26,11 +28,17 @@ def extract_answer(completion: str) -> str | None:
         return _bounded(last_boxed(region) if "\\boxed" in region or "\\fbox" in region else region)
     if "\\boxed" in region or "\\fbox" in region:
         return _bounded(last_boxed(region))
-    if hashes := HASHES.findall(region):
-        return _bounded(hashes[-1])
+    if marked := MARKED.findall(region):
+        return _bounded(marked[-1])
     if phrases := PHRASE.findall(region):
         return _bounded(SENTENCE_END.split(phrases[-1])[0])
-    return None
+    return _bounded(_last_mathematics(region)) if lenient else None
+
+
+def _last_mathematics(region: str) -> str | None:
+    """What a reader would take for the answer of a text that marks none: its last formula, else its last number."""
+    found = [*FORMULA.finditer(region)] or [*LAST_NUMBER.finditer(region)]
+    return next((group for group in found[-1].groups() if group), None) if found else None
 
 
 def has_box(completion: str) -> bool:

@@ -23,6 +23,9 @@ PLAIN_UNIT = re.compile(
     r"|miles?|feet|inches|people|apples|eggs|points?|percent(?=\s*$))$",
     re.I,
 )
+WHOLE_THOUSANDS = re.compile(r"^[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?:\\?%)?$")
+SEPARATOR = re.compile(r"\\text\s*\{\s*(and|or)\s*\}")
+CONDITION = re.compile(r",?\s*\\text\s*\{\s*(?:for|where|with)\b[^{}]*\}.*$")
 MIXED = re.compile(r"(?<![\d.}\w^])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}|(?<![\d./\w^])(\d+)\s+(\d+)/(\d+)(?![\d/])")
 REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{?(\d+)\}?")
 FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
@@ -42,11 +45,12 @@ def normalise(text: str) -> str:
     text = re.sub(r"\\?\$|€|£|\\\(|\\\)|\\\[|\\\]|\\pounds", "", text)
     text = re.sub(r"(?:\s|\.)+$", "", text.strip())
     text = re.sub(r"^\{([^{}]*,[^{}]*)\}$", r"\\{\1\\}", text)  # {1,2}: braces that LaTeX would swallow
+    text = CONDITION.sub("", SEPARATOR.sub(r" \1 ", text)).strip()
     text = _commands(text)
     text = PLAIN_UNIT.sub("", UNIT.sub("", text))
     if not FUNCTION.search(text):  # a degree is a unit, but not inside a function
         text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?(?=\s*(?:[,)\]]|$))", "", text)
-    text = re.sub(r"(?<![\d,.])(\d{1,3}(?:,\d{3})+)(?![\d,])", lambda m: m.group(1).replace(",", ""), text)
+    text = WHOLE_THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)  # inside brackets it may be a list
     text = EXPONENT.sub(r"\1\\times 10^{\2}", text)
     text = REPEATING.sub(_repeating, text)
     text = MIXED.sub(_mixed, text)

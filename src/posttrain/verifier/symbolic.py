@@ -29,12 +29,13 @@ def _leaf(gold: str, answer: str) -> bool:
     if _is_equation(answer) != _is_equation(gold):
         return False
     configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    golds = parse(f"${gold}$", [LatexExtractionConfig(), ExprExtractionConfig()], parsing_timeout=None)
+    # Both in boxes: without one, a trailing letter is dropped as a unit.
+    golds = parse(f"\\boxed{{{gold}}}", configs, parsing_timeout=None)
     answers = parse(f"\\boxed{{{answer}}}", configs, parsing_timeout=None)
     if not golds or not answers:
         return False
     expected, value = golds[0], answers[0]
-    if not (_names_survive(gold, expected) and _names_survive(answer, value)):
+    if not (_names_survive(gold, expected) and _names_survive(answer, value)) or _cases_differ(gold, answer):
         return False
     accepted = bool(verify(golds, answers, timeout_seconds=None)) or _equal_complex(expected, value)
     return accepted and not _values_differ(expected, value) and not _rounded(gold, answer, expected, value)
@@ -52,12 +53,21 @@ def _is_equation(text: str) -> bool:
 
 def _names_survive(text: str, parsed: Any) -> bool:
     """Every letter outside commands must be in what was parsed; a parser that drops some has read something else."""
-    letters = set(re.findall(r"[A-Za-z]", COMMAND.sub(" ", TEXT.sub(" ", text)))) - {"e", "i", "E", "I"}
     if not hasattr(parsed, "free_symbols"):
         return True
-    names = "".join(str(symbol.name) for symbol in parsed.free_symbols)
+    names = "".join(str(symbol.name) for symbol in parsed.free_symbols).lower()
     functions = {name for name in ("f", "g", "h") if f"{name}(" in text}
-    return letters - functions <= set(names) | {"C"}
+    return {letter.lower() for letter in _letters(text)} - functions - {"e", "i"} <= set(names)
+
+
+def _cases_differ(gold: str, answer: str) -> bool:
+    """Math-Verify folds X into x; the same letters in another case are other names."""
+    theirs, ours = _letters(gold), _letters(answer)
+    return theirs != ours and {c.lower() for c in theirs} == {c.lower() for c in ours}
+
+
+def _letters(text: str) -> set[str]:
+    return set(re.findall(r"[A-Za-z]", COMMAND.sub(" ", TEXT.sub(" ", text))))
 
 
 def _equal_complex(expected: Any, value: Any) -> bool:
