@@ -16,8 +16,8 @@ def extract_answer(completion: str, lenient: bool = False) -> str | None:
     """The answer's text, or None where the completion gives none.
 
     Looked for after the last `</think>`, inside the last `<answer>` where there is one: the last `\\boxed{}`; else the
-    last line `#### x` or `A: x`; else what follows the last "answer is". A last box that never closes is no answer, whatever stands
-    before it. `lenient` also takes what marks no answer; never train on that.
+    last line `#### x` or `A: x`; else what follows the last "answer is". A last box that never closes is no answer,
+    whatever stands before it. `lenient` also takes what marks no answer; never train on that.
     """
     region = completion[-REGION_BYTES:]
     region = region.rpartition("</think>")[2]
