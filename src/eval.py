@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from posttrain.benchmarks import load_benchmarks
-from posttrain.errors import run_script
+from posttrain.errors import check_writable, run_script
 from posttrain.model_source import check_model, evaluation_name
 from posttrain.options import EvalOptions
 from posttrain.recipe import read_recipe
@@ -22,6 +22,7 @@ def main() -> None:
     check_model(options.model)
     benchmarks = load_benchmarks(options.benchmarks, Path(options.data_dir), options.limit)
     output_dir = Path(options.output_dir or f"evals/{evaluation_name(options.model)}")
+    check_writable(output_dir)
 
     from tqdm import tqdm
 

@@ -41,7 +41,8 @@ def main() -> None:
         recipe.values["model_name_or_path"], recipe.values.get("model_revision"), arguments.eos_token
     )
     rows = sft.load_rows(options, manifest, arguments, tokenizer)
-    trainer = sft.build_trainer(recipe, options, arguments, hardware, tokenizer, rows)
+    with recipe.answers_for_library_errors():
+        trainer = sft.build_trainer(recipe, options, arguments, hardware, tokenizer, rows)
 
     # 3. Train from the last whole checkpoint, or from the start.
     resumed_from = training.resume_point(output_dir)

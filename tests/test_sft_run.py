@@ -302,6 +302,7 @@ def test_each_wrong_input_has_one_line_and_an_exit_code(tiny_data, tmp_path):
     (changed / "train.parquet").write_bytes(b"PAR1")
     bare = tmp_path / "bare"
     bare.mkdir()
+    (bare / "file").write_text("")
     flash = config_copy(tmp_path, "cpu", {"attn_implementation": "flash_attention_2"})
     cases = [
         (arguments(tiny_data, tmp_path / "o", learning_rat=1), "cpu", "did you mean learning_rate?"),
@@ -315,6 +316,9 @@ def test_each_wrong_input_has_one_line_and_an_exit_code(tiny_data, tmp_path):
         (arguments(tiny_data, tmp_path / "o", max_length=16), "cpu", "tokens, but max_length is 16"),
         (arguments(tiny_data, tmp_path / "o", eos_token="<end>"), "cpu", "eos_token: '<end>': not in the vocabulary"),
         (arguments(tiny_data, tmp_path / "o", prompt="none", append_eos="false"), "cpu", "has no column 'text'"),
+        (arguments(tiny_data, bare / "file/o"), "cpu", "not a directory that can be written to"),
+        (arguments(tiny_data, tmp_path / "o", optim="adamw_bnb_8bit"), "cpu", "pip install bitsandbytes"),
+        (arguments(tiny_data, tmp_path / "o", report_to="nosuch"), "cpu", "nosuch is not supported"),
         (arguments(tiny_data, tmp_path / "o"), flash, "use accelerate_configs/cpu.yaml"),
     ]
     for command, config, expected in cases:

@@ -46,4 +46,5 @@ def _load(name: str, declaration: dict[str, Any], data_dir: Path, limit: int | N
     expected = declaration.get("n")
     if expected is not None and len(rows) != expected:
         raise BenchmarkError(f"{path}: {len(rows)} questions, but {name} has {expected}; it is another set")
+    limit = limit if limit is not None and limit < len(rows) else None
     return Benchmark(name, by_content(rows, limit), manifest["files"][path.name]["sha256"], limit)

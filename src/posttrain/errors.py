@@ -3,6 +3,9 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+TRACEBACK = "POSTTRAIN_TRACEBACK"
 
 
 class PosttrainError(Exception):
@@ -10,10 +13,24 @@ class PosttrainError(Exception):
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Call `main`; end a `PosttrainError` with its text on stderr and exit code 2, told by the main process only."""
+    """Call `main`; end an error of a user, a file or the network with one line on stderr and exit code 2.
+
+    The main process alone tells it. POSTTRAIN_TRACEBACK=1 shows where it was raised.
+    """
     try:
         main()
-    except PosttrainError as error:
+    except (PosttrainError, OSError) as error:
+        if os.environ.get(TRACEBACK):
+            raise
         if int(os.environ.get("RANK", "0")) == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            kind = "" if isinstance(error, PosttrainError) else f"{type(error).__name__}: "
+            text = str(error) if isinstance(error, PosttrainError) else " ".join(str(error).split())
+            print(f"error: {kind}{text}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def check_writable(directory: Path) -> None:
+    """Raise where `directory` could not be written to, before any work is done for it."""
+    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise PosttrainError(f"{directory}: {nearest} is not a directory that can be written to; choose another")

@@ -42,8 +42,12 @@ def read_hub(revision: str | None) -> tuple[dict[str, list[Record]], Source]:
     from datasets import load_dataset
     from huggingface_hub import HfApi
 
-    revision = HfApi().dataset_info(HUB_NAME, revision=revision).sha
-    dataset = load_dataset(HUB_NAME, "main", revision=revision)
+    try:
+        revision = HfApi().dataset_info(HUB_NAME, revision=revision).sha
+        dataset = load_dataset(HUB_NAME, "main", revision=revision)
+    except Exception as error:  # the hub's client raises its HTTP library's errors, whichever that is today
+        reason = " ".join(str(error).split())
+        raise PosttrainError(f"{HUB_NAME}: not read from the hub ({reason}); use --train and --test") from error
     return {split: list(dataset[split]) for split in ("train", "test")}, Source(HUB_NAME, LICENCE, revision)
 
 

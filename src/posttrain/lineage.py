@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import atomic
-from posttrain.errors import PosttrainError
+from posttrain.errors import PosttrainError, check_writable
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
@@ -97,6 +97,7 @@ def claim(output_dir: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     `identity` is everything that decides the run's numbers. Raises LineageError where the directory belongs to a run of
     another identity, or holds files of nobody known.
     """
+    check_writable(output_dir)
     record = read_json(output_dir / RUN_FILE)
     if record is None:
         if output_dir.is_dir() and any(output_dir.glob("checkpoint-*")):

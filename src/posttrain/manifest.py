@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from posttrain import atomic
-from posttrain.errors import PosttrainError
+from posttrain.errors import PosttrainError, check_writable
 from posttrain.lineage import code_state
 from posttrain.rows import ROW_SCHEMA, TEXT_SCHEMA, Row, TextRow, write_parquet
 
@@ -45,6 +45,7 @@ def write_dataset(
 
     `dropped` counts rows left out by reason; `tokenizer` names what `n_tokens` was counted with.
     """
+    check_writable(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / NAME).unlink(missing_ok=True)  # from here on the directory is unfinished
     files = {}

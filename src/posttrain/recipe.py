@@ -8,6 +8,8 @@ import difflib
 import hashlib
 import re
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,10 +57,16 @@ class Recipe:
     def build(self, config_class: type[Config], **extra: Any) -> Config:
         """An instance of a dataclass from the keys that are its fields; `extra` wins over the recipe."""
         names = {field.name for field in dataclasses.fields(config_class) if field.init}  # type: ignore[arg-type]
-        try:
+        with self.answers_for_library_errors():
             return config_class(**{k: v for k, v in self.values.items() if k in names} | extra)
-        except (ValueError, TypeError, ImportError) as error:  # the libraries' own checks of combinations
-            raise RecipeError([f"{self.path}: {config_class.__name__}: {' '.join(str(error).split())}"]) from error
+
+    @contextmanager
+    def answers_for_library_errors(self) -> Iterator[None]:
+        """Turn what the libraries refuse while they are set up into a fault of the recipe."""
+        try:
+            yield
+        except (ValueError, TypeError, ImportError) as error:
+            raise RecipeError([f"{self.path}: {' '.join(str(error).split())}"]) from error
 
 
 def read_recipe(argv: list[str], trainer: str) -> Recipe:

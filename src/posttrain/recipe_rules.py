@@ -1,5 +1,6 @@
 """What a recipe may not say and why: renamed keys, keys that belong elsewhere, ranges, and contradictions."""
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,11 @@ def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
         faults.append(f"{path}: use_peft: true: an adapter on random weights (random_init: true) learns nothing")
     if values.get("load_best_model_at_end") and values.get("eval_strategy", "no") == "no":
         faults.append(f"{path}: load_best_model_at_end: true: needs eval_strategy: steps or epoch")
-    if (values.get("load_in_4bit") or values.get("load_in_8bit")) and not values.get("use_peft"):
+    quantised = values.get("load_in_4bit") or values.get("load_in_8bit")
+    needs_bitsandbytes = quantised or re.search("8bit|4bit|bnb|paged", values.get("optim", ""))
+    if needs_bitsandbytes and importlib.util.find_spec("bitsandbytes") is None:
+        faults.append(f"{path}: 8-bit and 4-bit weights or optimizers need the package: pip install bitsandbytes")
+    if quantised and not values.get("use_peft"):
         faults.append(f"{path}: load_in_4bit/load_in_8bit: quantised weights cannot be trained; add use_peft: true")
     return faults
 
