@@ -7,11 +7,12 @@ RECIPE ?= recipes/tiny_sft.yaml
 EVAL_RECIPE ?= recipes/eval_greedy.yaml
 MODEL ?= outputs/tiny_sft/final
 BENCHMARKS ?= gsm8k
+RESULTS ?= evals/tiny_sft/tiny_1step
 # Where the demo writes; the tests run it into a directory of their own.
 DEMO ?= .
 ARGS ?=
 
-.PHONY: install demo test unit lint train eval report bench-sft bench-verifier
+.PHONY: install demo test unit lint train eval score report bench-sft bench-verifier
 
 install: $(VENV)/.installed
 
@@ -41,6 +42,9 @@ train: install
 
 eval: install
 	$(BIN)/python src/eval.py $(EVAL_RECIPE) --model $(MODEL) --benchmarks $(BENCHMARKS) $(ARGS)
+
+score: install
+	$(BIN)/python src/score.py $(RESULTS)
 
 report: install
 	$(BIN)/python src/report.py $(ARGS)

@@ -45,14 +45,18 @@ def main() -> None:
     for benchmark in benchmarks:
         texts, ids = evaluation.render_questions(benchmark, prompt, tokenizer, options.max_new_tokens, positions)
         named = {"name": prompt, "hash": prompt_hash(texts[0])}
-        settings = evaluation.evaluation_settings(benchmark, checkpoint, named, decoding, sampler)
-        directory = output_dir / benchmark.name
-        metrics = results.existing_metrics(directory, settings)
+        settings = evaluation.evaluation_settings(benchmark, checkpoint, named, decoding, options.num_samples, sampler)
+        result = results.Result(output_dir / benchmark.name, settings)
+        metrics = result.metrics()
         if metrics is None:
-            samples = list(tqdm(sampler.sample(ids, decoding), total=len(ids), desc=benchmark.name))
+            samples, prompts = result.sampled(), ids * options.num_samples
+            progress = tqdm(total=len(prompts), initial=len(samples), desc=benchmark.name)
+            for sample in sampler.sample(prompts, decoding, done={sample.index for sample in samples}):
+                samples.append(sample)
+                result.keep(sample)
+                progress.update()
             with Grader() as grader:
-                lines = evaluation.grade_samples(benchmark.rows, texts, samples, grader)
-            metrics = results.write_result(directory, settings, lines)
+                metrics = result.finish(evaluation.grade_samples(benchmark.rows, texts, samples, grader))
         finished.append(metrics)
     print(f"{options.model}, prompt {prompt}:\n{results.table(finished)}\n→ {output_dir}")
 

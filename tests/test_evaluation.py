@@ -1,14 +1,18 @@
 """src/eval.py and its sampler on CPU: greedy answers do not depend on the batch, wrong input is refused."""
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY, run_script, script_environment
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.benchmarks import BenchmarkError, load_benchmarks
 from posttrain.model_source import ModelError, check_model, evaluation_name
 from posttrain.prompts import render_prompt
+from posttrain.results import Result, ResultError, Sample
 from posttrain.sampling import Decoding, HfSampler
 
 
@@ -105,6 +109,64 @@ def test_benchmarks_are_checked_before_a_model_is_loaded(tiny_data, tmp_path):
         load_benchmarks("tiny_1step,poetry", tiny_data, None)
     with pytest.raises(BenchmarkError, match=r"missing; benchmark gsm8k is written by python data_prep/gsm8k.py"):
         load_benchmarks("gsm8k", tmp_path, None)
+
+
+def test_an_interrupted_evaluation_keeps_its_samples(tmp_path):
+    result = Result(tmp_path, {"seed": 0})
+    result.keep(Sample(0, "a", 1, "stop"))
+    result.keep(Sample(1, "b", 1, "stop"))
+    with (tmp_path / "samples.partial.jsonl").open("a") as file:
+        file.write('{"index": 2, "te')
+    assert [sample.index for sample in Result(tmp_path, {"seed": 0}).sampled()] == [0, 1]
+    with pytest.raises(ResultError, match=r"other settings \(seed\)"):
+        Result(tmp_path, {"seed": 1})
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_what_is_done_is_not_drawn_again_and_the_rest_is_the_same(checkpoint, temperature):
+    model, tokenizer = checkpoint
+    decoding = Decoding(12, temperature, 1.0, 0, (0, 2))
+    sampler = HfSampler(model, tokenizer, 2)
+    whole = {s.index: s.text for s in sampler.sample(prompts_of(tokenizer), decoding)}
+    done = set(list(whole)[:3])  # one batch and half of the next
+    rest = {s.index: s.text for s in sampler.sample(prompts_of(tokenizer), decoding, done)}
+    assert rest == {index: text for index, text in whole.items() if index not in done}
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_ends_with_the_same_bytes_and_score_rebuilds_them(tiny_data, tmp_path):
+    def command(out):
+        return [
+            "src/eval.py", "recipes/tiny_eval.yaml", "--model", "assets/tiny_base", "--data_dir", tiny_data,
+            "--benchmarks", "tiny_1step,tiny_2step", "--output_dir", out, "--batch_size", "2", "--num_samples", "3",
+            "--temperature", "0.7", "--prompt", "question_only", "--max_new_tokens", "48",
+        ]  # fmt: skip
+
+    assert run_script(*command(tmp_path / "whole")).returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command(tmp_path / "killed"))], cwd=REPOSITORY, env=script_environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    partial = tmp_path / "killed/tiny_1step/samples.partial.jsonl"
+    while process.poll() is None and not (partial.is_file() and len(partial.read_bytes()) > 2000):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    kept = len(partial.read_text().splitlines())
+    assert 0 < kept < 60
+    done = run_script(*command(tmp_path / "killed"))
+    assert done.returncode == 0, done.stderr
+    for benchmark in ("tiny_1step", "tiny_2step"):
+        for name in ("metrics.json", "samples.jsonl"):
+            path = f"{benchmark}/{name}"
+            assert (tmp_path / "whole" / path).read_bytes() == (tmp_path / "killed" / path).read_bytes()
+        assert not (tmp_path / "killed" / benchmark / "samples.partial.jsonl").exists()
+    metrics = tmp_path / "whole/tiny_1step/metrics.json"
+    before = metrics.read_bytes()
+    metrics.unlink()
+    assert run_script("src/score.py", metrics.parent).returncode == 0
+    assert metrics.read_bytes() == before
+    assert json.loads(before)["pass_at_k"]["1"]
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from posttrain.errors import PosttrainError
 from posttrain.grading import Grader
 from posttrain.options import EvalOptions
 from posttrain.prompts import prompt_hash, render_prompt
-from posttrain.results import SCHEMA_VERSION
+from posttrain.results import SCHEMA_VERSION, Sample
 from posttrain.rope import rope_of
-from posttrain.sampling import Decoding, Sample, Sampler
+from posttrain.sampling import Decoding, Sampler
 from posttrain.verifier.extract import has_box
 
 
@@ -60,7 +60,12 @@ def describe_checkpoint(model: PreTrainedModel, options: EvalOptions) -> dict[st
 
 
 def evaluation_settings(
-    benchmark: Benchmark, checkpoint: dict[str, Any], prompt: dict[str, str], decoding: Decoding, sampler: Sampler
+    benchmark: Benchmark,
+    checkpoint: dict[str, Any],
+    prompt: dict[str, str],
+    decoding: Decoding,
+    num_samples: int,
+    sampler: Sampler,
 ) -> dict[str, Any]:
     """Everything needed to get the number again; two results of equal settings are one result."""
     return {
@@ -71,7 +76,7 @@ def evaluation_settings(
         "checkpoint": checkpoint,
         "grader": {"name": "posttrain", "version": grading.VERSION},
         "prompt": prompt,
-        "decoding": decoding.as_record(),
+        "decoding": {**decoding.as_record(), "num_samples": num_samples},
         "backend": sampler.backend,
         "packages": lineage.package_versions(),
     }
@@ -95,15 +100,17 @@ def render_questions(
 def grade_samples(
     rows: list[dict[str, Any]], prompt_texts: list[str], samples: list[Sample], grader: Grader
 ) -> list[dict[str, Any]]:
-    """Lines of samples.jsonl, in the order of the questions."""
+    """Lines of samples.jsonl in the order of `index`, which counts all questions once, then all of them again."""
     samples = sorted(samples, key=lambda sample: sample.index)
-    golds = [rows[sample.index]["answer"] for sample in samples]
+    n = len(rows)
+    golds = [rows[sample.index % n]["answer"] for sample in samples]
     cut_off = [sample.finish_reason == "length" for sample in samples]
     grades = grader.grade(golds, [sample.text for sample in samples], cut_off)
     return [
         {
-            "id": rows[sample.index]["id"],
-            "prompt_hash": prompt_hash(prompt_texts[sample.index]),
+            "id": rows[sample.index % n]["id"],
+            "sample": sample.index // n,
+            "prompt_hash": prompt_hash(prompt_texts[sample.index % n]),
             "completion": sample.text,
             "finish_reason": sample.finish_reason,
             "tokens": sample.tokens,

@@ -55,6 +55,7 @@ class EvalOptions:
         },
     )
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy."})
+    num_samples: int = field(default=1, metadata={"help": "Samples per question; more than one need a temperature."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution."})
     batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once."})
     dtype: str = field(

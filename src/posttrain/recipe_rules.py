@@ -75,6 +75,7 @@ REFUSED = {
 POSITIVE = {
     "learning_rate", "max_length", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "logging_steps", "save_steps", "eval_steps", "num_train_epochs", "max_new_tokens",
+    "num_samples",
     "batch_size", "num_train_examples", "limit", "lora_r", "lora_alpha", "save_total_limit", "top_p",
 }  # fmt: skip
 AT_LEAST_ZERO = {"seed", "warmup_steps", "weight_decay", "temperature", "sample_generations", "lora_dropout"}
@@ -121,7 +122,11 @@ def out_of_range(key: str, value: Any) -> str | None:
 
 def contradictions(trainer: str, path: str, values: dict[str, Any]) -> list[str]:
     """Faults between keys, each of which is fine alone."""
-    return _sft_contradictions(path, values) if trainer == "sft" else []
+    if trainer == "eval":
+        if values.get("num_samples", 1) > 1 and not values.get("temperature", 0.0):
+            return [f"{path}: num_samples: {values['num_samples']}: greedy samples are all the same; set temperature"]
+        return []
+    return _sft_contradictions(path, values)
 
 
 def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:

@@ -1,12 +1,15 @@
 """Samplers behind one signature: prompts as token ids in, samples out, in any order."""
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
 import transformers
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.results import Sample
 
 
 @dataclass(frozen=True)
@@ -23,23 +26,13 @@ class Decoding:
         return {**asdict(self), "stop_token_ids": list(self.stop_token_ids), "repetition_penalty": 1.0}
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One completion. `tokens` counts neither padding nor the stop token; `finish_reason` is `stop` or `length`."""
-
-    index: int
-    text: str
-    tokens: int
-    finish_reason: str
-
-
 class Sampler(Protocol):
     """Anything that completes prompts."""
 
     backend: dict[str, str]
 
-    def sample(self, prompts: Sequence[list[int]], decoding: Decoding) -> Iterator[Sample]:
-        """One sample per prompt; `index` says which."""
+    def sample(self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int]) -> Iterator[Sample]:
+        """One sample per prompt that is not in `done`; `index` says which."""
         ...
 
 
@@ -50,17 +43,25 @@ class HfSampler:
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.backend = {"name": "hf_generate", "version": transformers.__version__, "dtype": str(model.dtype)}
 
-    def sample(self, prompts: Sequence[list[int]], decoding: Decoding) -> Iterator[Sample]:
+    def sample(
+        self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int] = frozenset()
+    ) -> Iterator[Sample]:
+        """One sample per prompt. A batch that is not wholly `done` is drawn again whole, with its own seed, so that an
+        interrupted evaluation ends with the samples of one never interrupted.
+        """
         # The checkpoint's own generation config would slip in what is not named here, such as a repetition penalty.
         self.model.generation_config = self._config(decoding)
         # The longest come first: memory runs out at once or never.
         longest_first = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
         for start in range(0, len(prompts), self.batch_size):
             batch = longest_first[start : start + self.batch_size]
+            if all(index in done for index in batch):
+                continue
             torch.manual_seed(decoding.seed + start)
             completions = self._complete([prompts[i] for i in batch])
             for index, ids in zip(batch, completions, strict=True):
-                yield self._sample(index, ids, decoding)
+                if index not in done:
+                    yield self._sample(index, ids, decoding)
 
     def _config(self, decoding: Decoding) -> GenerationConfig:
         sampled = decoding.temperature > 0
