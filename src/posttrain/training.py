@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 def build_arguments(recipe: Recipe, hardware: Hardware) -> SFTConfig:
     """TRL's arguments: the recipe's keys, and from the accelerate config what belongs to the machine."""
-    # TRL's default is on, and its field of the older name is the only one that turns it off.
-    warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+    # TRL's default is on, and its field of the older name is the only one that turns it off; TRL reads it as well.
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
     return recipe.build(
         SFTConfig,
         bf16=hardware.mixed_precision == "bf16",
