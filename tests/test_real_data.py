@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import launch, run_script
 
+from posttrain.benchmarks import load_benchmarks
 from posttrain.gsm8k import read_local, to_rows
 
 GPU_RECIPE = "recipes/qwen_math_sft.yaml"
@@ -51,6 +52,31 @@ def test_gsm8k_rows(shared_data):
     assert sum("," in answer for answer in raw) == 14
     kept, _ = to_rows(records["test"], "test", "boxed", keep_marks=True)
     assert any("<<" in row.completion[0]["content"] for row in kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "n"),
+    [("math500", "math/math500.jsonl", 500), ("aime24", "aime24/test.jsonl", 30), ("amc23", "amc23/test.jsonl", 40)],
+)
+def test_benchmarks_from_local_files(shared_data, tmp_path, name, file, n):
+    done = run_script("data_prep/benchmarks.py", name, "--file", shared_data / file, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (benchmark,) = load_benchmarks(name, tmp_path, limit=None)
+    assert len(benchmark.rows) == n
+    wrong = run_script("data_prep/benchmarks.py", name, "--file", shared_data / "gsm8k/test.jsonl", "--out", tmp_path)
+    assert wrong.returncode == 2
+    assert "expected" in wrong.stderr
+
+
+def test_a_bad_gold_is_named(shared_data, tmp_path):
+    lines = (shared_data / "amc23/test.jsonl").read_text().splitlines()
+    record = json.loads(lines[3])
+    lines[3] = json.dumps({**record, "answer": ""})
+    (tmp_path / "amc.jsonl").write_text("\n".join(lines))
+    done = run_script("data_prep/benchmarks.py", "amc23", "--file", tmp_path / "amc.jsonl", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "bad gold ''" in done.stderr
+    assert record["question"][:15] in done.stderr
 
 
 def test_a_broken_line_names_its_place(tmp_path):

@@ -37,13 +37,22 @@ def load_benchmarks(names: str, data_dir: Path, limit: int | None) -> list[Bench
     return [_load(name, declared[name], data_dir, limit) for name in wanted]
 
 
-def _load(name: str, declaration: dict[str, Any], data_dir: Path, limit: int | None) -> Benchmark:
-    path = data_dir / declaration["file"]
+def declaration(name: str) -> dict[str, Any]:
+    """What a benchmark that data_prep/benchmarks.py prepares is declared to be."""
+    declared = yaml.safe_load(DECLARATIONS.read_text())
+    known = [key for key, value in declared.items() if "hub" in value]
+    if name not in known:
+        raise BenchmarkError(f"{name}: not prepared by data_prep/benchmarks.py; it knows {', '.join(known)}")
+    return declared[name]
+
+
+def _load(name: str, declared: dict[str, Any], data_dir: Path, limit: int | None) -> Benchmark:
+    path = data_dir / declared["file"]
     if not path.is_file():
-        raise BenchmarkError(f"{path}: missing; benchmark {name} is written by python {declaration['script']}")
+        raise BenchmarkError(f"{path}: missing; benchmark {name} is written by python {declared['script']}")
     manifest = check_dataset(path.parent)
     rows = read_parquet(path)
-    expected = declaration.get("n")
+    expected = declared.get("n")
     if expected is not None and len(rows) != expected:
         raise BenchmarkError(f"{path}: {len(rows)} questions, but {name} has {expected}; it is another set")
     limit = limit if limit is not None and limit < len(rows) else None

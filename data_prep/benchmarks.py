@@ -1,0 +1,40 @@
+"""A declared benchmark as a prepared dataset, from the hub or from a local file, its golds checked.
+
+    python data_prep/benchmarks.py math500
+    python data_prep/benchmarks.py aime24 --file aime24.jsonl
+
+The declarations are in src/posttrain/benchmarks.yaml. A set of another size, a question that comes twice and a gold
+that the grader does not find equal to itself each end the run with their place.
+"""
+
+import argparse
+from pathlib import Path
+
+from posttrain.benchmark_source import check_rows, read_hub, read_local, to_rows
+from posttrain.benchmarks import declaration
+from posttrain.errors import run_script
+from posttrain.manifest import write_dataset
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="a benchmark with a hub entry in src/posttrain/benchmarks.yaml")
+    parser.add_argument("--file", type=Path, help="local JSON lines with the declared columns")
+    parser.add_argument("--revision", help="commit on the hub; its newest without it, and recorded")
+    parser.add_argument("--out", type=Path, default=Path("data"), help="directory of datasets")
+    arguments = parser.parse_args()
+
+    declared = declaration(arguments.name)
+    if arguments.file:
+        records, source = read_local(arguments.file, declared)
+    else:
+        records, source = read_hub(declared, arguments.revision)
+    rows = to_rows(records, declared, arguments.name)
+    check_rows(rows, declared, source.id)
+    directory = (arguments.out / declared["file"]).parent
+    write_dataset(directory, {"test": rows}, source, seed=None, dropped={}, tokenizer=None)
+    print(f"{directory}: {len(rows)} questions")
+
+
+if __name__ == "__main__":
+    run_script(main)
