@@ -12,7 +12,7 @@ RESULTS ?= evals/tiny_sft/tiny_1step
 DEMO ?= .
 ARGS ?=
 
-.PHONY: install demo test unit lint train eval score report bench-sft bench-verifier
+.PHONY: install demo test unit lint train eval score compare report bench-sft bench-verifier
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,9 @@ train: install
 
 eval: install
 	$(BIN)/python src/eval.py $(EVAL_RECIPE) --model $(MODEL) --benchmarks $(BENCHMARKS) $(ARGS)
+
+compare: install
+	$(BIN)/python src/compare.py $(A) $(B) $(ARGS)
 
 score: install
 	$(BIN)/python src/score.py $(RESULTS)

@@ -1,0 +1,53 @@
+"""Two checkpoints on the benchmarks that both were evaluated on: is B better than A?
+
+    python src/compare.py evals/tiny_base evals/tiny_sft [--flips 3]
+
+Refuses, with the field's name, where the two were not evaluated alike. --flips shows answers that changed.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from posttrain.comparison import Comparison, ComparisonError, compare, table
+from posttrain.errors import run_script
+from posttrain.results import METRICS_FILE, SAMPLES_FILE
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("a", type=Path, help="evals/<run> of the baseline")
+    parser.add_argument("b", type=Path, help="evals/<run> of the candidate")
+    parser.add_argument("--flips", type=int, default=0, help="changed answers to show per benchmark and direction")
+    arguments = parser.parse_args()
+
+    shared = sorted(
+        path.parent.name
+        for path in arguments.a.glob(f"*/{METRICS_FILE}")
+        if (arguments.b / path.parent.name / METRICS_FILE).is_file()
+    )
+    if not shared:
+        raise ComparisonError(f"{arguments.a} and {arguments.b}: share no finished benchmark")
+    comparisons = [compare(arguments.a / name, arguments.b / name) for name in shared]
+    print(table(comparisons))
+    for comparison in comparisons if arguments.flips else ():
+        show_flips(comparison, arguments.a, arguments.b, arguments.flips)
+
+
+def show_flips(comparison: Comparison, a: Path, b: Path, n: int) -> None:
+    samples = [
+        {
+            sample["id"]: sample
+            for sample in map(json.loads, (path / comparison.benchmark / SAMPLES_FILE).read_text().splitlines())
+        }
+        for path in (a, b)
+    ]
+    for title, ids in (("B right, A wrong", comparison.better), ("A right, B wrong", comparison.worse)):
+        for question in ids[:n]:
+            print(f"\n{comparison.benchmark} {question}: {title}, gold {samples[0][question]['gold']}")
+            for name, side in zip("AB", samples, strict=True):
+                print(f"  {name}: {side[question]['completion'][-200:]!r}")
+
+
+if __name__ == "__main__":
+    run_script(main)
