@@ -93,9 +93,14 @@ def test_a_comparison_names_what_changed(tmp_path):
 
 @pytest.mark.parametrize("field", sorted(SETTINGS))
 def test_runs_that_are_not_alike_are_refused(tmp_path, field):
-    a, b = write(tmp_path / "a", [1, 0]), write(tmp_path / "b", [1, 0], **{field: "other"})
+    a, b = write(tmp_path / "a", [1, 0]), write(tmp_path / "b", [1, 0], **{field: {"other": 1}})
     with pytest.raises(ComparisonError, match=f"{field} differs"):
         compare(a, b)
+
+
+def test_each_checkpoint_stops_at_its_own_end(tmp_path):
+    ends = [{"decoding": {"temperature": 0.0, "stop_token_ids": [i]}} for i in (0, 2)]
+    assert compare(write(tmp_path / "a", [1, 0], **ends[0]), write(tmp_path / "b", [1, 0], **ends[1])).p == 1.0
 
 
 def test_other_questions_are_not_intersected(tmp_path):

@@ -97,7 +97,7 @@ def compare(a: Path, b: Path) -> Comparison:
     """Compare two directories evals/<run>/<benchmark>; raises ComparisonError where a setting differs."""
     metrics = [_metrics(path) for path in (a, b)]
     for field in MUST_AGREE:
-        left, right = (m.get(field) for m in metrics)
+        left, right = (_setting(m, field) for m in metrics)
         if left != right:
             raise ComparisonError(f"{a} and {b}: {field} differs ({left!r} and {right!r}); evaluate both alike")
     outcomes = [_outcomes(path) for path in (a, b)]
@@ -128,6 +128,12 @@ def compare(a: Path, b: Path) -> Comparison:
     )
 
 
+def _setting(metrics: dict[str, Any], field: str) -> Any:
+    """A setting; the tokens that end an answer are the checkpoint's own, as it was trained, and may differ."""
+    value = metrics.get(field)
+    return {k: v for k, v in value.items() if k != "stop_token_ids"} if field == "decoding" else value
+
+
 def _metrics(directory: Path) -> dict[str, Any]:
     path = directory / METRICS_FILE
     if not path.is_file():
@@ -146,9 +152,8 @@ def _outcomes(directory: Path) -> dict[str, list[int]]:
 
 def table(comparisons: list[Comparison]) -> str:
     """One line per benchmark, and what the numbers mean."""
-    lines = [
-        f"{'benchmark':<14}{'n':>6}{'A':>8}{'B':>8}  {'B − A':<26}{'p':>8}{'Holm p':>8}{'could see':>11}{'flips':>9}"
-    ]
+    heads = f"{'B − A':<26}{'p':>8}{'Holm p':>8}{'could see':>11}{'flips':>9}"
+    lines = [f"{'benchmark':<14}{'n':>6}{'A':>8}{'B':>8}  {heads}"]
     for c, adjusted in zip(comparisons, holm([c.p for c in comparisons]), strict=True):
         interval = f"{c.difference:+.1%} [{c.low:+.1%}, {c.high:+.1%}]"
         lines.append(
