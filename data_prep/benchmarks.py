@@ -10,10 +10,13 @@ that the grader does not find equal to itself each end the run with their place.
 import argparse
 from pathlib import Path
 
-from posttrain.benchmark_source import check_rows, read_hub, read_local, to_rows
+from posttrain.benchmark_source import check_rows, to_rows
 from posttrain.benchmarks import declaration
 from posttrain.errors import run_script
 from posttrain.manifest import write_dataset
+from posttrain.source import local_source, read_hub, read_json_lines
+
+LICENCE = "as stated by the source"
 
 
 def main() -> None:
@@ -26,9 +29,11 @@ def main() -> None:
 
     declared = declaration(arguments.name)
     if arguments.file:
-        records, source = read_local(arguments.file, declared)
+        records = read_json_lines(arguments.file)
+        source = local_source(declared["hub"], LICENCE, [arguments.file])
     else:
-        records, source = read_hub(declared, arguments.revision)
+        splits, source = read_hub(declared["hub"], LICENCE, [declared["split"]], arguments.revision)
+        records = splits[declared["split"]]
     rows = to_rows(records, declared, arguments.name)
     check_rows(rows, declared, source.id)
     directory = (arguments.out / declared["file"]).parent

@@ -13,14 +13,17 @@ from typing import Any
 from posttrain import gsm8k
 from posttrain.errors import run_script
 from posttrain.manifest import write_dataset
+from posttrain.source import local_source, read_hub, read_json_lines
 
 
 def main() -> None:
     arguments = parse_arguments()
     if arguments.train:
-        records, source = gsm8k.read_local({"train": arguments.train, "test": arguments.test})
+        files = {"train": arguments.train, "test": arguments.test}
+        records = {split: read_json_lines(path) for split, path in files.items()}
+        source = local_source(gsm8k.HUB_NAME, gsm8k.LICENCE, list(files.values()))
     else:
-        records, source = gsm8k.read_hub(arguments.revision)
+        records, source = read_hub(gsm8k.HUB_NAME, gsm8k.LICENCE, ["train", "test"], arguments.revision, "main")
     splits: dict[str, list[Any]] = {}
     dropped: dict[str, int] = {}
     for split, split_records in records.items():

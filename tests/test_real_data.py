@@ -7,7 +7,8 @@ import pytest
 from conftest import launch, run_script
 
 from posttrain.benchmarks import load_benchmarks
-from posttrain.gsm8k import read_local, to_rows
+from posttrain.gsm8k import to_rows
+from posttrain.source import local_source, read_json_lines
 
 GPU_RECIPE = "recipes/qwen_math_sft.yaml"
 
@@ -43,14 +44,15 @@ def small_qwen(shared_data, tmp_path_factory) -> Path:
 
 
 def test_gsm8k_rows(shared_data):
-    records, source = read_local({"train": shared_data / "gsm8k/train.jsonl", "test": shared_data / "gsm8k/test.jsonl"})
-    assert source.sha256["test.jsonl"].startswith("3730d312")
-    rows, dropped = to_rows(records["test"], "test", "boxed", keep_marks=False)
+    path = shared_data / "gsm8k/test.jsonl"
+    records = read_json_lines(path)
+    assert local_source("gsm8k", "MIT", [path]).sha256["test.jsonl"].startswith("3730d312")
+    rows, dropped = to_rows(records, "test", "boxed", keep_marks=False)
     assert (len(rows), sum(dropped.values())) == (1319, 0)
     assert not any("," in row.answer or "<<" in row.completion[0]["content"] for row in rows)
-    raw = [record["answer"].split("####")[-1] for record in records["test"]]
+    raw = [record["answer"].split("####")[-1] for record in records]
     assert sum("," in answer for answer in raw) == 14
-    kept, _ = to_rows(records["test"], "test", "boxed", keep_marks=True)
+    kept, _ = to_rows(records, "test", "boxed", keep_marks=True)
     assert any("<<" in row.completion[0]["content"] for row in kept)
 
 
@@ -81,10 +83,10 @@ def test_a_bad_gold_is_named(shared_data, tmp_path):
 
 def test_a_broken_line_names_its_place(tmp_path):
     path = tmp_path / "train.jsonl"
-    path.write_text('{"question": "q", "answer": "a #### 1"}\n{"question": 3}\n')
+    path.write_text('{"question": "q", "answer": "a #### 1"}\n[3]\n')
     done = run_script("data_prep/gsm8k.py", "--train", path, "--test", path, "--out", tmp_path / "out")
     assert done.returncode == 2
-    assert f"{path}:2: expected question and answer" in done.stderr
+    assert f"{path}:2: expected a JSON object" in done.stderr
     assert not (tmp_path / "out/manifest.json").exists()
 
 

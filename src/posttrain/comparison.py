@@ -152,13 +152,13 @@ def _outcomes(directory: Path) -> dict[str, list[int]]:
 
 def table(comparisons: list[Comparison]) -> str:
     """One line per benchmark, and what the numbers mean."""
-    heads = f"{'B − A':<26}{'p':>8}{'Holm p':>8}{'could see':>11}{'flips':>9}"
+    heads = f"{'B − A':<26}{'p':>10}{'Holm p':>10}{'could see':>11}{'flips':>9}"
     lines = [f"{'benchmark':<14}{'n':>6}{'A':>8}{'B':>8}  {heads}"]
     for c, adjusted in zip(comparisons, holm([c.p for c in comparisons]), strict=True):
         interval = f"{c.difference:+.1%} [{c.low:+.1%}, {c.high:+.1%}]"
         lines.append(
-            f"{c.benchmark:<14}{c.questions:>6}{c.a:>8.1%}{c.b:>8.1%}  {interval:<26}{c.p:>8.3g}{adjusted:>8.3g}"
-            f"{c.detectable:>11.1%}{f'+{len(c.better)} −{len(c.worse)}':>9}"
+            f"{c.benchmark:<14}{c.questions:>6}{c.a:>8.1%}{c.b:>8.1%}  {interval:<26}{c.p:>10.2g}{adjusted:>10.2g}"
+            f"{f'{c.detectable:.1%}' if c.detectable else '-':>11}{f'+{len(c.better)} −{len(c.worse)}':>9}"
         )
     lines.append(f"p: {comparisons[0].test}. could see: the smallest true difference found with 80 % power at 5 %.")
     return "\n".join(lines)

@@ -1,61 +1,26 @@
 """GSM8K's records as rows: gold after `####`, calculator marks dropped, the solution's end in the wanted style."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
-from posttrain import atomic
 from posttrain.errors import PosttrainError
-from posttrain.manifest import Source
 from posttrain.rows import Row, chat_row
+from posttrain.source import Record
 
 HUB_NAME = "openai/gsm8k"
 LICENCE = "MIT"
 MARK = re.compile(r"<<[^<>]*>>")
 STYLES = ("boxed", "r1_zero")
-Record = dict[str, str]
-
-
-def read_local(files: dict[str, Path]) -> tuple[dict[str, list[Record]], Source]:
-    """Records of local JSON lines; a line that is none ends the read with its file and number."""
-    records: dict[str, list[Record]] = {}
-    for split, path in files.items():
-        records[split] = []
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise PosttrainError(f"{path}: cannot be read: {error}") from error
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-                records[split].append({"question": record["question"], "answer": record["answer"]})
-            except (ValueError, KeyError, TypeError) as error:
-                raise PosttrainError(f"{path}:{number}: expected question and answer: {error!r}") from error
-    digests = {path.name: atomic.sha256_file(path) for path in files.values()}
-    return records, Source(id=HUB_NAME, licence=LICENCE, sha256=digests)
-
-
-def read_hub(revision: str | None) -> tuple[dict[str, list[Record]], Source]:
-    """Records of the hub's dataset at a commit, which is looked up and recorded where none is given."""
-    from datasets import load_dataset
-    from huggingface_hub import HfApi
-
-    try:
-        revision = HfApi().dataset_info(HUB_NAME, revision=revision).sha
-        dataset = load_dataset(HUB_NAME, "main", revision=revision)
-    except Exception as error:  # the hub's client raises its HTTP library's errors, whichever that is today
-        reason = " ".join(str(error).split())
-        raise PosttrainError(f"{HUB_NAME}: not read from the hub ({reason}); use --train and --test") from error
-    return {split: list(dataset[split]) for split in ("train", "test")}, Source(HUB_NAME, LICENCE, revision)
 
 
 def to_rows(records: list[Record], split: str, style: str, keep_marks: bool) -> tuple[list[Row], Counter[str]]:
     """Rows of the records, and how many were dropped for which reason."""
     rows: dict[str, Row] = {}
     dropped: Counter[str] = Counter()
-    for record in records:
+    for number, record in enumerate(records, start=1):
+        if not all(isinstance(record.get(key), str) for key in ("question", "answer")):
+            raise PosttrainError(f"{HUB_NAME}/{split}: record {number}: expected question and answer as text: {record}")
         reasoning, separator, gold = record["answer"].rpartition("####")
         gold = gold.strip().replace(",", "")
         if not separator or not gold:
