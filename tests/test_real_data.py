@@ -7,7 +7,9 @@ import pytest
 from conftest import launch, run_script
 
 from posttrain.benchmarks import load_benchmarks
+from posttrain.encode import Encoding, load_split
 from posttrain.gsm8k import to_rows
+from posttrain.rows import chat_row, write_parquet
 from posttrain.source import local_source, read_json_lines
 
 GPU_RECIPE = "recipes/qwen_math_sft.yaml"
@@ -68,6 +70,23 @@ def test_benchmarks_from_local_files(shared_data, tmp_path, name, file, n):
     wrong = run_script("data_prep/benchmarks.py", name, "--file", shared_data / "gsm8k/test.jsonl", "--out", tmp_path)
     assert wrong.returncode == 2
     assert "expected" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_real_traces_are_tokenised_whole(shared_data, tmp_path):
+    """Every trace passes the lint of the real tokenizer and template, and is kept whole or counted as too long."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "tokenizers/qwen2.5")
+    tokenizer.eos_token = "<|im_end|>"
+    traces = read_json_lines(shared_data / "traces/mip_traces.jsonl")
+    rows = [chat_row(t["question"], t["response"], str(t["gold"]), "traces") for t in traces]
+    write_parquet(tmp_path / "train.parquet", rows)
+    encoding = Encoding("chat", "<|im_end|>", max_length=4096, too_long="drop")
+    dataset, dropped = load_split(tmp_path / "train.parquet", tokenizer, encoding, limit=None)
+    assert len(dataset) + dropped == len(traces) == 3611
+    assert max(map(len, dataset["input_ids"])) <= 4096
+    assert all(labels[-1] == tokenizer.eos_token_id for labels in dataset["labels"])
 
 
 def test_a_bad_gold_is_named(shared_data, tmp_path):

@@ -102,7 +102,6 @@ def test_a_missing_key_is_named(tmp_path, key):
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("logging_steps: 7\nsave_steps: 10\n", "multiple of logging_steps"),
         ("packing: true\npacking_strategy: wrapped\n", "cut rows in the middle"),
         ("eval_strategy: steps\n", "eval_steps: missing"),
         ("sample_generations: 2\n", "needs eval_strategy"),

@@ -202,7 +202,7 @@ def test_a_run_killed_ten_times_ends_bit_identical(tiny_data, tmp_path):
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tiny_data, tmp_path):
-    steps = {"max_steps": 30, "save_steps": 10}
+    steps = {"max_steps": 30, "save_steps": 10, "logging_steps": 4}  # saves fall between two logs
     config = "accelerate_configs/cpu.yaml"
     assert run_script(*arguments(tiny_data, tmp_path / "whole", **steps), config=config).returncode == 0
     out = tmp_path / "killed"

@@ -46,6 +46,14 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero:
             forget_after(self.path, state.global_step)
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Log wherever a checkpoint is saved: the logged loss is a mean since the last log, which a checkpoint in the
+        middle would lose.
+        """
+        control.should_log |= control.should_save
+
+    on_epoch_end = on_step_end
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         if state.is_world_process_zero and ("loss" in logs or "eval_loss" in logs):
             figures = {k: v for k, v in logs.items() if k not in NOT_METRICS}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -82,8 +83,8 @@ def load_split(
         batch = rows[start : start + BATCH]
         for row, ids, labels in zip(batch, *encode_rows(batch, tokenizer, encoding), strict=True):
             if len(ids) <= encoding.max_length:
-                encoded["input_ids"].append(ids)
-                encoded["labels"].append(labels)
+                encoded["input_ids"].append(np.array(ids))  # a Python list of integers takes five times the memory
+                encoded["labels"].append(np.array(labels))
             elif encoding.too_long == "drop":
                 dropped += 1
             else:

@@ -131,12 +131,6 @@ def contradictions(trainer: str, path: str, values: dict[str, Any]) -> list[str]
 
 def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     faults = []
-    logging, saving = values.get("logging_steps", 10), values.get("save_steps", 500)
-    if values.get("save_strategy", "steps") == "steps" and (logging < 1 or saving < 1 or saving % logging):
-        faults.append(
-            f"{path}: save_steps: {saving}: expected a multiple of logging_steps ({logging}), both in steps; "
-            f"half a logging window would be lost on resume"
-        )
     if values.get("packing") and values.get("packing_strategy", "bfd") != "bfd":
         faults.append(
             f"{path}: packing_strategy: {values['packing_strategy']!r}: expected bfd; the others cut rows in the middle"
