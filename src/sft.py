@@ -32,7 +32,7 @@ def main() -> None:
     identity = sft.run_identity(recipe, manifest, hardware)
     record = claim(output_dir, identity)
     if record and record["finished"]:
-        print(f"{output_dir}: this run finished at {record['finished']}; nothing to do")
+        training.tell(f"{output_dir}: this run finished at {record['finished']}; nothing to do")
         return
 
     # 2. Arguments, tokenizer, rows, model.
@@ -54,8 +54,7 @@ def main() -> None:
     # 4. The final checkpoint, then the record that says it is whole.
     result = training.run_result(trainer, time.perf_counter() - started)
     training.save_final(trainer, output_dir, record, result)
-    if trainer.accelerator.is_main_process:
-        print(sft.summary(output_dir, result))
+    training.tell(sft.summary(output_dir, result))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,12 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -215,6 +218,22 @@ def test_workers_end_with_the_pool():
     assert process.returncode == 0
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+def test_workers_end_when_their_owner_is_killed():
+    code = (
+        "import os, time; from posttrain.verifier.pool import SymbolicPool; pool = SymbolicPool(workers=1);"
+        "list(pool.compare([('x', 'x+1')])); print(pool.workers[0].process.pid, flush=True); time.sleep(60)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    worker = psutil.Process(int(owner.stdout.readline()))
+    family = [worker, *worker.children(recursive=True)]
+    assert len(family) == 2
+    owner.kill()
+    owner.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
 
 
 @settings(deadline=None)

@@ -15,18 +15,26 @@ class PosttrainError(Exception):
 def run_script(main: Callable[[], None]) -> None:
     """Call `main`; end an error of a user, a file or the network with one line on stderr and exit code 2.
 
-    The main process alone tells it. POSTTRAIN_TRACEBACK=1 shows where it was raised.
+    What every process finds before they meet is told by the main one alone; later each tells its own.
+    POSTTRAIN_TRACEBACK=1 shows where it was raised.
     """
     try:
         main()
     except (PosttrainError, OSError) as error:
         if os.environ.get(TRACEBACK):
             raise
-        if int(os.environ.get("RANK", "0")) == 0:
-            kind = "" if isinstance(error, PosttrainError) else f"{type(error).__name__}: "
-            text = str(error) if isinstance(error, PosttrainError) else " ".join(str(error).split())
-            print(f"error: {kind}{text}", file=sys.stderr, flush=True)
+        rank = int(os.environ.get("RANK", "0"))
+        if rank == 0 or _processes_have_met():
+            text = str(error)
+            if not isinstance(error, PosttrainError):
+                text = f"{type(error).__name__}: {' '.join(text.split())}"
+            print(f"error: {f'process {rank}: ' if rank else ''}{text}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def _processes_have_met() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def check_writable(directory: Path) -> None:

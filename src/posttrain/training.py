@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -28,6 +29,12 @@ from posttrain.trainer import RecipeTrainer, peak_memory_bytes
 
 FINAL = "final"
 logger = logging.getLogger(__name__)
+
+
+def tell(line: str) -> None:
+    """Print a line once, however many processes run."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, flush=True)
 
 
 def build_arguments(recipe: Recipe, hardware: Hardware) -> SFTConfig:

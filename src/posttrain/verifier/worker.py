@@ -16,6 +16,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 MEMORY_BYTES = 4 * 2**30  # address space; sympy can ask for all there is
+ORPHAN_SECONDS = 60  # a comparison that nobody kills, because its process is gone, ends by itself
 PARENT_GONE = 1  # prctl's PR_SET_PDEATHSIG
 
 
@@ -52,10 +53,12 @@ def serve(pipe: Connection, compare: Callable[[str, str], bool]) -> None:
         pipe.send(("ready", os.getpid()))
         while True:
             gold, answer = pipe.recv()
+            signal.alarm(ORPHAN_SECONDS)  # without a handler the kernel ends the process, whatever it is doing
             try:
                 verdict: bool | str = compare(gold, answer)
             except Exception:  # sympy raises anything at all on what a model writes; the item is counted as an error
                 verdict = "error"
+            signal.alarm(0)
             pipe.send(("verdict", verdict))
 
 
