@@ -53,6 +53,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--keep-marks", action="store_true", help="keep <<48/2=24>>")
     parser.add_argument("--tokenizer", help="directory or hub name; counts tokens into the manifest")
     arguments = parser.parse_args()
+    if arguments.validation < 1:
+        parser.error("--validation must be 1 or more")
     if (arguments.train is None) != (arguments.test is None):
         parser.error("--train and --test come together")
     return arguments

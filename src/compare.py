@@ -35,13 +35,10 @@ def main() -> None:
 
 
 def show_flips(comparison: Comparison, a: Path, b: Path, n: int) -> None:
-    samples = [
-        {
-            sample["id"]: sample
-            for sample in map(json.loads, (path / comparison.benchmark / SAMPLES_FILE).read_text().splitlines())
-        }
-        for path in (a, b)
-    ]
+    samples = []
+    for path in (a, b):
+        lines = (path / comparison.benchmark / SAMPLES_FILE).read_text().rstrip("\n").split("\n")
+        samples.append({sample["id"]: sample for sample in map(json.loads, lines)})
     for title, ids in (("B right, A wrong", comparison.better), ("A right, B wrong", comparison.worse)):
         for question in ids[:n]:
             print(f"\n{comparison.benchmark} {question}: {title}, gold {samples[0][question]['gold']}")

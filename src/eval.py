@@ -28,6 +28,7 @@ def main() -> None:
 
     from posttrain import evaluation, results
     from posttrain.grading import Grader
+    from posttrain.lineage import lock
     from posttrain.prompts import prompt_hash
     from posttrain.sampling import Decoding, HfSampler
 
@@ -46,6 +47,7 @@ def main() -> None:
         texts, ids = evaluation.render_questions(benchmark, prompt, tokenizer, options.max_new_tokens, positions)
         named = {"name": prompt, "hash": prompt_hash(texts[0])}
         settings = evaluation.evaluation_settings(benchmark, checkpoint, named, decoding, options.num_samples, sampler)
+        lock(output_dir / benchmark.name)
         result = results.Result(output_dir / benchmark.name, settings)
         metrics = result.metrics()
         if metrics is None:

@@ -22,7 +22,7 @@ def main() -> None:
     # 1. Everything that can be wrong is found before torch is imported.
     recipe = read_recipe(sys.argv[1:], "sft")
     options = recipe.build(SftOptions)
-    check_model(recipe.values["model_name_or_path"], needs_weights=not options.random_init)
+    check_model(recipe.values["model_name_or_path"], needs_weights=not options.random_init, may_be_adapter=False)
     manifest = check_dataset(Path(options.dataset_name))
     hardware = read_hardware()
     output_dir = Path(recipe.values["output_dir"])
@@ -49,11 +49,13 @@ def main() -> None:
     details = sft.run_details(recipe, options, arguments, hardware, trainer, rows, manifest)
     record = training.start_or_continue(output_dir, record, identity, details, resumed_from)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
+    trained = training.trained_already(trainer, resumed_from)
+    if trained is None:
+        trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
 
     # 4. The final checkpoint, then the record that says it is whole.
     result = training.run_result(trainer, time.perf_counter() - started)
-    training.save_final(trainer, output_dir, record, result)
+    training.save_final(trainer, output_dir, record, result, trained)
     training.tell(sft.summary(output_dir, result))
 
 

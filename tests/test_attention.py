@@ -4,7 +4,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from posttrain.attention import PROBE_LENGTHS, PackingError, miniature, packing_difference, prove_packing, register
+from posttrain.attention import (
+    PROBE_LENGTHS,
+    PackingError,
+    check_supported,
+    miniature,
+    packing_difference,
+    prove_packing,
+    register,
+)
 
 SHAPE = {
     "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -46,6 +54,16 @@ def test_an_attention_that_leaks_is_refused(monkeypatch):
     monkeypatch.setattr("posttrain.attention.packing_difference", lambda *_: 0.5)
     with pytest.raises(PackingError, match="see each other under attn_implementation varlen_sdpa"):
         prove_packing(leaking, "accelerate_configs/cpu.yaml")
+
+
+def test_varlen_sdpa_refuses_layers_it_does_not_compute():
+    register()
+    sliding = Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=0)
+    small = AutoModelForCausalLM.from_config(sliding, attn_implementation="varlen_sdpa")
+    with pytest.raises(PackingError, match="varlen_sdpa: has no sliding_attention"):
+        check_supported(small, "here")
+    check_supported(model(), "here")
+    check_supported(AutoModelForCausalLM.from_config(sliding, attn_implementation="sdpa"), "here")
 
 
 def test_padded_batches_give_the_same_logits_as_sdpa():

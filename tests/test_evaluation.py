@@ -10,6 +10,7 @@ from conftest import REPOSITORY, run_script, script_environment
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.benchmarks import BenchmarkError, load_benchmarks
+from posttrain.lineage import read_lineage
 from posttrain.model_source import ModelError, check_model, evaluation_name
 from posttrain.prompts import render_prompt
 from posttrain.results import Result, ResultError, Sample
@@ -109,6 +110,19 @@ def test_benchmarks_are_checked_before_a_model_is_loaded(tiny_data, tmp_path):
         load_benchmarks("tiny_1step,poetry", tiny_data, None)
     with pytest.raises(BenchmarkError, match=r"missing; benchmark gsm8k is written by python data_prep/gsm8k.py"):
         load_benchmarks("gsm8k", tmp_path, None)
+
+
+def test_a_checkpoint_of_a_run_has_the_lineage_of_the_run(tmp_path):
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "run.json").write_text('{"prompt": "r1_zero"}')
+    assert read_lineage(tmp_path / "checkpoint-4") == {"prompt": "r1_zero"}
+    assert read_lineage(tmp_path / "final") is None
+
+
+def test_a_result_of_nobody_is_not_taken_over(tmp_path):
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ResultError, match=r"a result without settings.json"):
+        Result(tmp_path, {"seed": 0})
 
 
 def test_an_interrupted_evaluation_keeps_its_samples(tmp_path):

@@ -124,6 +124,9 @@ def test_outcomes_without_an_answer(grader):
     assert verdict(grader, "12", r"thinking \boxed{1", truncated=True) is Verdict.TRUNCATED
     assert verdict(grader, "12", r"thinking \boxed{1", truncated=False) is UNPARSED
     assert verdict(grader, "12", r"\boxed{12} and more", truncated=True) is CORRECT
+    for cut in ("so the answer is 1", "#### 1", r"\boxed 1", "<answer> 1"):  # it may have been going to write 15
+        assert verdict(grader, "1", cut, truncated=True) is Verdict.TRUNCATED
+    assert verdict(grader, "1", "<answer> 1 </answer> so", truncated=True) is CORRECT
 
 
 def test_the_sharp_cases(grader, shared_data):

@@ -16,6 +16,8 @@ from posttrain.hardware import HardwareError, find_config, parse_config, read_ha
             "leave one of them out",
         ),
         ("a: [", "not YAML"),
+        ("", "expected `key: value` lines"),
+        ("dynamo_config: {attn_implementaton: sdpa}", "attn_implementaton: unknown key"),
     ],
 )
 def test_a_wrong_config_is_refused(text, expected):

@@ -58,6 +58,12 @@ def test_a_manifest_that_is_none(dataset, text):
         check_dataset(dataset)
 
 
+def test_an_empty_split_leaves_what_was_there(dataset):
+    with pytest.raises(ManifestError, match="split validation would have no rows"):
+        write_dataset(dataset, {"validation": []}, SOURCE, 0, {"no_gold": 3}, None)
+    check_dataset(dataset)
+
+
 def test_a_wrong_number_of_rows(dataset):
     path = dataset / "manifest.json"
     manifest = json.loads(path.read_text())

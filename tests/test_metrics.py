@@ -73,6 +73,11 @@ def test_the_interval_over_questions():
         clustered_interval([[1, 0]])
 
 
+def test_no_spread_is_not_certainty():
+    assert clustered_interval([[0, 0]] * 30)[1:] == pytest.approx((0.0, 0.113513), abs=1e-6)
+    assert bootstrap_interval([1.0] * 30) == pytest.approx((1 - 0.113513, 1.0), abs=1e-6)
+
+
 def test_intervals_cover_what_they_promise():
     """30 questions of 16 samples whose chances differ: 95 % intervals, 2,000 times."""
     generator = np.random.default_rng(0)
@@ -117,7 +122,7 @@ def sample(verdict: Verdict, tokens: int = 4, name: str | None = None) -> dict:
 @given(st.lists(st.sampled_from(list(Verdict))))
 def test_counts_of_any_samples_add_up(verdicts):
     metrics = compute_metrics([sample(verdict) for verdict in verdicts])
-    check_counts(metrics)
+    check_counts({**metrics, "expected_samples": len(verdicts)})
     assert metrics["n"] == len(verdicts)
     assert metrics["counts"] == {v.value: verdicts.count(v) for v in Verdict}
 
@@ -140,8 +145,8 @@ def test_rates_and_lengths():
 
 
 def test_counts_that_do_not_add_up_are_refused():
-    with pytest.raises(ResultError, match="add up to 1, but there are 2"):
-        check_counts({"counts": {"correct": 1}, "n": 2})
+    with pytest.raises(ResultError, match="add up to 1 of 2 samples, expected 2"):
+        check_counts({"counts": {"correct": 1}, "n": 2, "expected_samples": 2})
 
 
 def test_an_unknown_outcome_is_refused():

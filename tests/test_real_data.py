@@ -48,7 +48,7 @@ def small_qwen(shared_data, tmp_path_factory) -> Path:
 def test_gsm8k_rows(shared_data):
     path = shared_data / "gsm8k/test.jsonl"
     records = read_json_lines(path)
-    assert local_source("gsm8k", "MIT", [path]).sha256["test.jsonl"].startswith("3730d312")
+    assert local_source("gsm8k", "MIT", [path]).sha256[str(path)].startswith("3730d312")
     rows, dropped = to_rows(records, "test", "boxed", keep_marks=False)
     assert (len(rows), sum(dropped.values())) == (1319, 0)
     assert not any("," in row.answer or "<<" in row.completion[0]["content"] for row in rows)

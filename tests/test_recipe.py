@@ -75,6 +75,8 @@ def test_the_command_line_wins_and_is_typed_by_the_field(tmp_path):
         ("bf16: true", "mixed_precision"),
         ("hub_token: abc", "no secrets"),
         ("trust_remote_code: true", "never run"),
+        ("model_init_kwargs: {a: 1}", "loaded by posttrain.training"),
+        ("data_seed: 5000000000", "expected at most"),
         ("resume_from_checkpoint: x", "always resumes"),
         ("env: {A: b}", "sets no environment"),
     ],
@@ -97,6 +99,8 @@ def test_all_faults_come_at_once(tmp_path):
 def test_a_missing_key_is_named(tmp_path, key):
     text = "".join(line for line in GOOD.splitlines(keepends=True) if not line.startswith(f"{key}:"))
     assert any(f"{key}: missing" in fault for fault in faults_of(tmp_path, text))
+    if key != "trainer":
+        assert faults_of(tmp_path, text + f"{key}: null\n")
 
 
 @pytest.mark.parametrize(

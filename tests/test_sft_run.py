@@ -81,6 +81,8 @@ def test_the_record_says_what_the_run_was(one_process):
     assert json.loads((one_process / "final/lineage.json").read_text()) == run
     lines = [json.loads(line) for line in (one_process / "metrics.jsonl").read_text().splitlines()]
     assert all({"tokens_seen", "tokens_per_second", "grad_norm"} <= set(line) for line in lines if "loss" in line)
+    rates = [line["tokens_per_second"] for line in lines if "loss" in line]
+    assert 0 < max(rates) < 20 * min(rates)  # the windows with an evaluation in them too
     assert len((one_process / "generations.jsonl").read_text().splitlines()) == 2 * 2
 
 
@@ -236,6 +238,23 @@ def assert_identical(whole: Path, resumed: Path) -> None:
     assert (whole / "generations.jsonl").read_bytes() == (resumed / "generations.jsonl").read_bytes()
 
 
+def test_a_run_stopped_after_its_last_step_takes_no_other(tiny_data, tmp_path):
+    """Under a constant schedule one step more would show in the weights."""
+    steps = {"max_steps": 8, "save_steps": 8, "lr_scheduler_type": "constant", "eval_steps": 8}
+    command = arguments(tiny_data, tmp_path / "run", **steps)
+    assert run_script(*command).returncode == 0
+    weights = (tmp_path / "run/final/model.safetensors").read_bytes()
+    before, files = record(tmp_path / "run"), {p.name for p in (tmp_path / "run/final").iterdir()}
+    shutil.rmtree(tmp_path / "run/final")
+    (tmp_path / "run/run.json").write_text(json.dumps({**before, "finished": None, "result": None}))
+    done = run_script(*command)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/final/model.safetensors").read_bytes() == weights
+    assert {p.name for p in (tmp_path / "run/final").iterdir()} == files
+    after = record(tmp_path / "run")["result"]
+    assert (after["steps"], after["tokens_seen"]) == (8, before["result"]["tokens_seen"])
+
+
 def test_two_runs_cannot_write_to_one_directory(tiny_data, tmp_path):
     command = arguments(tiny_data, tmp_path / "run", max_steps=400, eval_steps=400)
     first = start(command, "accelerate_configs/cpu.yaml")
@@ -257,6 +276,9 @@ def test_lora_trains_the_adapter_alone_and_evaluates(tiny_data, tmp_path):
     assert 0 < effective["trainable_parameters"] < effective["parameters"] / 20
     adapter = load_file(out / "final/adapter_model.safetensors")
     assert all(tensor.abs().sum() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+    again = run_script(*arguments(tiny_data, tmp_path / "o", model_name_or_path=out / "final"))
+    assert again.returncode == 2
+    assert "is an adapter, training starts from whole weights" in again.stderr
     evaluated = run_script(
         "src/eval.py", "recipes/tiny_eval.yaml", "--model", out / "final", "--data_dir", tiny_data,
         "--benchmarks", "tiny_1step", "--output_dir", tmp_path / "evals",

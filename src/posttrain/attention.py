@@ -64,7 +64,20 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, varlen_mask)
 
 
-def miniature(model: PreTrainedModel) -> PreTrainedModel:
+def check_supported(model: PreTrainedModel, where: str) -> None:
+    """Raise PackingError where a layer's attention is not the full causal one that `varlen_sdpa` computes."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if getattr(config, "sliding_window", None) and not hasattr(config, "layer_types"):
+        kinds.add("sliding_attention")
+    if model.config._attn_implementation == NAME and kinds != {"full_attention"}:
+        raise PackingError(
+            f"{where}: attn_implementation: {NAME}: has no {', '.join(sorted(kinds - {'full_attention'}))}, which this "
+            f"model uses; write sdpa or flash_attention_2"
+        )
+
+
+def miniature(model: PreTrainedModel, device: torch.device | str | None = None) -> PreTrainedModel:
     """Two layers of the model's own class, attention and head shape, with weights large enough to show a leak.
 
     Cheap, and free of how the real weights are sharded.
@@ -81,7 +94,7 @@ def miniature(model: PreTrainedModel) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         small = type(model)(config)  # not from_config, which shards the weights under ZeRO-3
-    return small.to(model.device, dtype).eval()
+    return small.to(device or model.device, dtype).eval()
 
 
 def packing_difference(model: PreTrainedModel, batch_changes: dict[str, Any] | None = None) -> float:
@@ -108,12 +121,12 @@ def packing_difference(model: PreTrainedModel, batch_changes: dict[str, Any] | N
     return ((together - alone).abs().max() / alone.abs().max()).item()
 
 
-def prove_packing(model: PreTrainedModel, where: str) -> float:
+def prove_packing(model: PreTrainedModel, where: str, device: torch.device | str | None = None) -> float:
     """Raise PackingError unless packed examples get the logits they get alone; returns the largest difference.
 
-    Runs once before training, on a miniature of the model with the attention in use.
+    Runs once before training, on a miniature of the model with the attention in use, on the device that will train.
     """
-    small = miniature(model)
+    small = miniature(model, device)
     difference, limit = packing_difference(small), TOLERANCE[small.dtype]
     if difference > limit:
         raise PackingError(

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from posttrain.errors import PosttrainError
-from posttrain.manifest import check_dataset
+from posttrain.manifest import check_dataset, split_path
 from posttrain.rows import by_content, read_parquet
 
 DECLARATIONS = Path(__file__).with_name("benchmarks.yaml")
@@ -51,6 +51,7 @@ def _load(name: str, declared: dict[str, Any], data_dir: Path, limit: int | None
     if not path.is_file():
         raise BenchmarkError(f"{path}: missing; benchmark {name} is written by python {declared['script']}")
     manifest = check_dataset(path.parent)
+    split_path(path.parent, manifest, path.stem)
     rows = read_parquet(path)
     expected = declared.get("n")
     if expected is not None and len(rows) != expected:

@@ -11,6 +11,7 @@ from urllib.parse import urlparse
 from transformers import TrainerCallback
 from trl.models import unwrap_model_for_generation
 
+from posttrain import atomic
 from posttrain.lineage import METRICS_FILE
 from posttrain.prompts import render_prompt
 
@@ -25,13 +26,13 @@ def forget_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().split("\n"):  # not splitlines, which also splits at U+2028
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except ValueError:  # the line that a kill cut off
             break
-    path.write_text("".join(kept))
+    atomic.write_bytes(path, "".join(kept).encode())
 
 
 class MetricsFile(TrainerCallback):
@@ -78,10 +79,8 @@ class SampleGenerations(TrainerCallback):
         batch = tokenizer(
             self.prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
         ).to(self.trainer.accelerator.device)
-        with (
-            self.trainer.window.paused(),
-            unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator) as model,
-        ):
+        # Inside Trainer.evaluate, whose time does not count as training already.
+        with unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator) as model:
             training = model.training
             model.eval()
             ids = model.generate(

@@ -144,7 +144,7 @@ def _metrics(directory: Path) -> dict[str, Any]:
 def _outcomes(directory: Path) -> dict[str, list[int]]:
     """0/1 per sample, by question."""
     outcomes: dict[str, list[int]] = {}
-    for line in (directory / SAMPLES_FILE).read_text().splitlines():
+    for line in (directory / SAMPLES_FILE).read_text().rstrip("\n").split("\n"):
         sample = json.loads(line)
         outcomes.setdefault(sample["id"], []).append(int(sample["verdict"] == Verdict.CORRECT))
     return outcomes

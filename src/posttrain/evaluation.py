@@ -73,6 +73,7 @@ def evaluation_settings(
         "benchmark": benchmark.name,
         "data_sha256": benchmark.sha256,
         "limit": benchmark.limit,
+        "expected_samples": len(benchmark.rows) * num_samples,
         "checkpoint": checkpoint,
         "grader": {"name": "posttrain", "version": grading.VERSION},
         "prompt": prompt,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from posttrain.verifier.exact import equal
-from posttrain.verifier.extract import extract_answer
+from posttrain.verifier.extract import extract_answer, has_closed_answer
 from posttrain.verifier.pool import SymbolicPool
 
 VERSION = "2"  # of the rules; a verdict may change with it
@@ -51,7 +51,11 @@ class Grader:
 
     def grade(self, golds: Sequence[str], completions: Sequence[str], truncated: Sequence[bool]) -> list[Grade]:
         """One grade per completion, in order. Never raises on what a model wrote."""
-        answers = [extract_answer(completion, self.lenient) for completion in completions]
+        # Cut off, a model may have been about to write more: only an answer with an end is one.
+        answers = [
+            extract_answer(completion, self.lenient) if not cut or has_closed_answer(completion) else None
+            for completion, cut in zip(completions, truncated, strict=True)
+        ]
         decided = [None if a is None else equal(g, a) for g, a in zip(golds, answers, strict=True)]
         pairs = [(g, a) for g, a, d in zip(golds, answers, decided, strict=True) if a is not None and d is None]
         self._compare(sorted({pair for pair in pairs if pair not in self.known}))

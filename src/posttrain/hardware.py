@@ -20,6 +20,7 @@ from posttrain.errors import PosttrainError
 
 VARIABLE = "POSTTRAIN_ACCELERATE_CONFIG"
 SECTION = "dynamo_config"
+TOGGLES = ("gradient_checkpointing", "attn_implementation")
 ATTENTION = ("sdpa", "eager", "varlen_sdpa", "flash_attention_2")
 logger = logging.getLogger(__name__)
 
@@ -72,10 +73,18 @@ def read_hardware() -> Hardware:
 
 def find_config() -> Path | None:
     """The accelerate config in use, or None when this process was not started by `accelerate launch`."""
+    launched = _launched_config()
     if named := os.environ.get(VARIABLE):
         if not Path(named).is_file():
             raise HardwareError(f"{VARIABLE}={named}: no such file; expected a file of accelerate_configs/")
+        if launched and launched.resolve() != Path(named).resolve():
+            raise HardwareError(f"{VARIABLE}={named}: but accelerate launch runs with {launched}; unset one of them")
         return Path(named)
+    return launched
+
+
+def _launched_config() -> Path | None:
+    """The --config_file of the `accelerate launch` that is this process's ancestor."""
     for ancestor in psutil.Process().parents():
         try:
             arguments, folder = ancestor.cmdline(), ancestor.cwd()
@@ -95,7 +104,12 @@ def parse_config(path: str, text: str) -> dict[str, Any]:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise HardwareError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict) or not isinstance(config.get(SECTION) or {}, dict):
+        raise HardwareError(f"{path}: expected `key: value` lines, and {SECTION} as a section of them")
     toggles = config.get(SECTION) or {}
+    unknown = [key for key in toggles if key not in TOGGLES and not str(key).startswith("dynamo_")]
+    if unknown:
+        raise HardwareError(f"{path}: {SECTION}.{unknown[0]}: unknown key; expected {' or '.join(TOGGLES)}")
     checkpointing, attention = toggles.get("gradient_checkpointing", False), toggles.get("attn_implementation", "sdpa")
     if not isinstance(checkpointing, bool):
         raise HardwareError(f"{path}: {SECTION}.gradient_checkpointing: {checkpointing!r}: expected true or false")

@@ -20,6 +20,7 @@ from posttrain import atomic
 from posttrain.errors import PosttrainError, check_writable
 
 SCHEMA_VERSION = 1
+EDGE_BYTES = 2**20
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 LINEAGE_FILE = "lineage.json"
@@ -87,8 +88,26 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_lineage(model: str | Path) -> dict[str, Any] | None:
-    """The lineage that travels with a checkpoint directory, or None for a model that is not ours."""
-    return read_json(Path(model) / LINEAGE_FILE)
+    """The lineage of a checkpoint directory, or None for a model that is not ours.
+
+    It travels with `final/`; a checkpoint of a run still lies beside the run's own record.
+    """
+    path = Path(model)
+    if path.name.startswith("checkpoint-") and not (path / LINEAGE_FILE).is_file():
+        return read_json(path.parent / RUN_FILE)
+    return read_json(path / LINEAGE_FILE)
+
+
+def fingerprint(model: str) -> dict[str, str] | None:
+    """Size, start and end of each weights file of a local directory: cheap, and other weights have another one."""
+    prints = {}
+    for path in sorted(Path(model).glob("*.safetensors")):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(EDGE_BYTES)
+            file.seek(max(0, size - EDGE_BYTES))
+            prints[path.name] = f"{size}:{hashlib.sha256(start + file.read()).hexdigest()[:16]}"
+    return prints or None
 
 
 def claim(output_dir: Path, identity: dict[str, Any]) -> dict[str, Any] | None:

@@ -45,6 +45,9 @@ def write_dataset(
 
     `dropped` counts rows left out by reason; `tokenizer` names what `n_tokens` was counted with.
     """
+    for split, rows in splits.items():
+        if not rows:
+            raise ManifestError(f"{directory}: split {split} would have no rows; dropped: {dropped or 'none'}")
     check_writable(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / NAME).unlink(missing_ok=True)  # from here on the directory is unfinished
@@ -78,6 +81,8 @@ def check_dataset(directory: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
         files = manifest["files"].items()
+        if not files or "source" not in manifest:
+            raise ValueError("it lists no files or no source")
     except FileNotFoundError:
         raise ManifestError(f"{path}: missing; the dataset is unfinished, run its data_prep/ script again") from None
     except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -95,6 +100,14 @@ def check_dataset(directory: Path) -> dict[str, Any]:
         if (rows := pq.read_metadata(file).num_rows) != expected["rows"]:
             raise ManifestError(f"{file}: {rows} rows but {NAME} says {expected['rows']}")
     return manifest
+
+
+def split_path(directory: Path, manifest: dict[str, Any], split: str) -> Path:
+    """The file of a split that the manifest vouches for; raises ManifestError where it lists none."""
+    name = f"{split}.parquet"
+    if name not in manifest["files"]:
+        raise ManifestError(f"{directory}: its manifest lists no {split} split, only {', '.join(manifest['files'])}")
+    return directory / name
 
 
 def _columns(splits: dict[str, list[Row]] | dict[str, list[TextRow]]) -> set[str]:

@@ -41,6 +41,8 @@ def clustered_interval(correct: Sequence[Sequence[int]]) -> tuple[float, float, 
     residuals = [sum(outcome - mean for outcome in outcomes) for outcomes in correct]
     q = len(correct)
     error = math.sqrt(sum(r * r for r in residuals)) / n * math.sqrt(q / (q - 1))
+    if error == 0:  # all questions alike: no spread to see, which is not certainty
+        return mean, *wilson_interval(round(mean * q), q)
     half = float(scipy.stats.t.ppf(0.975, q - 1)) * error
     return mean, max(0.0, mean - half), min(1.0, mean + half)
 
@@ -57,6 +59,8 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the mean, by resampling questions; the same seed gives the same interval."""
     array = np.asarray(values, dtype=float)
+    if (array == array[0]).all():  # no spread to see, which is not certainty
+        return wilson_interval(round(float(array.sum())), len(array))
     generator = np.random.default_rng(seed)
     means = [array[generator.integers(0, len(array), len(array))].mean() for _ in range(BOOTSTRAP_ROUNDS)]
     low, high = np.percentile(means, [2.5, 97.5])

@@ -13,14 +13,18 @@ class ModelError(PosttrainError):
     """A model that cannot be loaded, and why."""
 
 
-def check_model(name: str, needs_weights: bool = True) -> None:
+def check_model(name: str, needs_weights: bool = True, may_be_adapter: bool = True) -> None:
     """Raise ModelError where `name` is neither a usable directory nor the name of a model on the hub."""
     directory = Path(name)
     if not directory.is_dir():
         if HUB_NAME.fullmatch(name) and name.split("/")[0] not in LOCAL_ROOTS:
             return
         raise ModelError(f"{name}: no such directory, and not a name on the hub (organisation/model)")
+    if directory.name.startswith("checkpoint-") and not (directory / "complete.json").is_file():
+        raise ModelError(f"{name}: has no complete.json; its run was stopped while writing it")
     if (directory / "adapter_config.json").is_file():
+        if not may_be_adapter:
+            raise ModelError(f"{name}: is an adapter, training starts from whole weights; merge it into its base first")
         if not (directory / "adapter_model.safetensors").is_file():
             raise ModelError(f"{name}: has adapter_config.json but no adapter_model.safetensors")
         return

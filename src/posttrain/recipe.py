@@ -92,7 +92,7 @@ def read_recipe(argv: list[str], trainer: str) -> Recipe:
         faults += entry_faults(entry, fields)
     known = {entry.key: entry for entry in merged.values() if entry.key in fields}
     for key in rules.required_keys(trainer, fields):
-        if key not in merged:
+        if key not in merged or merged[key].value is None:
             field = fields[key]
             faults.append(f"{path}: {key}: missing; expected {field.annotation}: {rules.purpose(field.help)}")
     if not faults:

@@ -25,7 +25,7 @@ RENAMED = {
     "dataset_mixer": "dataset_name, a directory prepared by data_prep/",
     "dataset_mixture": "dataset_name, a directory prepared by data_prep/",
     "tokenizer_name_or_path": "model_name_or_path, whose tokenizer is used",
-    "preprocessing_num_workers": "dataset_num_proc",
+    "preprocessing_num_workers": "nothing: the tokenizer already uses all cores",
     "max_prompt_length": "nothing: it was removed; filter prompts in data_prep/",
     "overwrite_output_dir": "nothing: it was removed; a run is resumed or refused, never overwritten",
     "logging_dir": "nothing: metrics.jsonl and TensorBoard files lie in output_dir",
@@ -67,6 +67,10 @@ REFUSED = {
     "chat_template_path": OURS + "the tokenizer's own template is used",
     "remove_unused_columns": OURS + "rows are tokenised by posttrain.encode",
     "label_names": OURS + "rows are tokenised by posttrain.encode",
+    "model_init_kwargs": OURS + "the model is loaded by posttrain.training",
+    "eval_packing": OURS + "validation rows are packed as training rows are",
+    "dataset_num_proc": OURS + "the tokenizer already uses all cores",
+    "shuffle_dataset": OURS + "the trainer shuffles by seed",
     "padding_free": OURS + "packing: true implies it",
     "do_train": OURS + "the script decides",
     "do_eval": OURS + "the script decides",
@@ -78,6 +82,7 @@ POSITIVE = {
     "num_samples",
     "batch_size", "num_train_examples", "limit", "lora_r", "lora_alpha", "save_total_limit", "top_p",
 }  # fmt: skip
+LARGEST = {"seed": 2**32 - 1, "data_seed": 2**32 - 1, "top_p": 1}
 AT_LEAST_ZERO = {"seed", "warmup_steps", "weight_decay", "temperature", "sample_generations", "lora_dropout"}
 
 
@@ -117,6 +122,8 @@ def out_of_range(key: str, value: Any) -> str | None:
         return "expected a finite number"
     if key in POSITIVE and value <= 0:
         return "expected more than 0"
+    if key in LARGEST and value > LARGEST[key]:
+        return f"expected at most {LARGEST[key]}"
     return "expected 0 or more" if key in AT_LEAST_ZERO and value < 0 else None
 
 

@@ -1,5 +1,6 @@
 """Reading finished evaluations and runs, and showing them: a table and one figure."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def read_run(directory: Path) -> list[dict[str, Any]]:
     path = directory / RUN_METRICS
     if not path.is_file():
         raise PosttrainError(f"{path}: missing; expected the output directory of a training script")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text().rstrip("\n").split("\n")]
 
 
 def comparison_table(evaluations: dict[str, Evaluation]) -> str:
@@ -63,7 +64,7 @@ def write_figure(evaluations: dict[str, Evaluation], runs: dict[str, list[dict[s
 
 
 def _draw_losses(axes: Any, runs: dict[str, list[dict[str, Any]]]) -> None:
-    for colour, (name, steps) in zip(COLOURS[1:], runs.items(), strict=False):
+    for colour, (name, steps) in zip(itertools.cycle(COLOURS[1:]), runs.items(), strict=False):
         for key, style in (("loss", "-"), ("eval_loss", "o--")):
             points = [(step["step"], step[key]) for step in steps if key in step]
             label = f"{name}: {'training' if key == 'loss' else 'validation'}"

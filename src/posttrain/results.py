@@ -48,6 +48,8 @@ class Result:
         self.partial = directory / PARTIAL_FILE
         existing = _read(directory / SETTINGS_FILE)
         if existing is None:
+            if any((directory / name).exists() for name in (METRICS_FILE, SAMPLES_FILE, PARTIAL_FILE)):
+                raise ResultError(f"{directory}: holds a result without {SETTINGS_FILE}; choose another --output_dir")
             atomic.write_json(directory / SETTINGS_FILE, settings)
         elif existing != settings:
             different = [key for key in {*existing, *settings} if existing.get(key) != settings.get(key)]
@@ -62,12 +64,14 @@ class Result:
 
     def sampled(self) -> list[Sample]:
         """Samples that an interrupted evaluation left; a line cut in the middle is dropped."""
-        samples = []
-        for line in self.partial.read_text().splitlines() if self.partial.is_file() else []:
+        found: dict[int, Sample] = {}
+        for line in self.partial.read_text().split("\n") if self.partial.is_file() else []:
             try:
-                samples.append(Sample(**json.loads(line)))
+                sample = Sample(**json.loads(line))
             except ValueError:
                 break
+            found[sample.index] = sample
+        samples = list(found.values())
         atomic.write_bytes(self.partial, "".join(_line(asdict(sample)) for sample in samples).encode())
         return samples
 
@@ -89,7 +93,7 @@ def rebuild(directory: Path) -> dict[str, Any]:
     settings = _read(directory / SETTINGS_FILE)
     if settings is None or not (directory / SAMPLES_FILE).is_file():
         raise ResultError(f"{directory}: has no {SETTINGS_FILE} and {SAMPLES_FILE}; expected evals/<run>/<benchmark>")
-    samples = [json.loads(line) for line in (directory / SAMPLES_FILE).read_text().splitlines()]
+    samples = [json.loads(line) for line in (directory / SAMPLES_FILE).read_text().split("\n") if line]
     return write_metrics(directory, settings, samples)
 
 
@@ -154,8 +158,11 @@ def pass_at_ks(questions: list[list[int]]) -> dict[str, dict[str, float]]:
 def check_counts(metrics: dict[str, Any]) -> None:
     """Raise ResultError unless every sample is counted under exactly one outcome."""
     total = sum(metrics["counts"].values())
-    if total != metrics["n"]:
-        raise ResultError(f"counts add up to {total}, but there are {metrics['n']} samples: {metrics['counts']}")
+    if not total == metrics["n"] == metrics["expected_samples"]:
+        raise ResultError(
+            f"counts add up to {total} of {metrics['n']} samples, expected {metrics['expected_samples']}: "
+            f"{metrics['counts']}"
+        )
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """Samplers behind one signature: prompts as token ids in, samples out, in any order."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
@@ -41,7 +42,14 @@ class HfSampler:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
-        self.backend = {"name": "hf_generate", "version": transformers.__version__, "dtype": str(model.dtype)}
+        self.backend = {
+            "name": "hf_generate",
+            "version": transformers.__version__,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "attention": model.config._attn_implementation,
+            "batch_size": str(batch_size),  # sampled answers depend on it, since a batch has one seed
+        }
 
     def sample(
         self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int] = frozenset()
@@ -57,7 +65,7 @@ class HfSampler:
             batch = longest_first[start : start + self.batch_size]
             if all(index in done for index in batch):
                 continue
-            torch.manual_seed(decoding.seed + start)
+            torch.manual_seed(_batch_seed(decoding.seed, start))
             completions = self._complete([prompts[i] for i in batch])
             for index, ids in zip(batch, completions, strict=True):
                 if index not in done:
@@ -91,3 +99,8 @@ class HfSampler:
         kept = ids[: stops[0]] if stops else ids
         text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Sample(index, text, len(kept), "stop" if stops else "length")
+
+
+def _batch_seed(seed: int, start: int) -> int:
+    """A seed of the batch's own, that no other seed and batch share."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{start}".encode()).digest()[:7])

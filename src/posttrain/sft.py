@@ -12,9 +12,9 @@ from trl import ModelConfig, SFTConfig, get_peft_config, pack_dataset
 from posttrain import attention, training
 from posttrain.callbacks import MetricsFile, SampleGenerations, prepare_trackers
 from posttrain.encode import Encoding, load_split
-from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
-from posttrain.lineage import digest, machine
+from posttrain.lineage import digest, fingerprint, machine
+from posttrain.manifest import split_path
 from posttrain.options import SftOptions
 from posttrain.recipe import Recipe
 from posttrain.rows import by_content, read_parquet
@@ -38,6 +38,7 @@ def run_identity(recipe: Recipe, manifest: dict[str, Any], hardware: Hardware) -
     return {
         **{key: value for key, value in recipe.values.items() if key not in NOT_IDENTITY},
         "dataset_files": digest(manifest["files"]),
+        "model_files": fingerprint(recipe.values["model_name_or_path"]),
         "num_processes": hardware.num_processes,
         "mixed_precision": hardware.mixed_precision,
         "attn_implementation": hardware.attn_implementation,
@@ -51,12 +52,10 @@ def load_rows(
     eos = tokenizer.eos_token if options.append_eos else None
     encoding = Encoding(options.prompt, eos, arguments.max_length, options.too_long)
     evaluates = arguments.eval_strategy != "no"
-    if evaluates and "validation.parquet" not in manifest["files"]:
-        raise PosttrainError(f"{options.dataset_name}: has no validation split; write eval_strategy: 'no'")
     splits, used, dropped = {}, {}, {}
     for split in ("train", "validation") if evaluates else ("train",):
         limit = options.num_train_examples if split == "train" else None
-        path = Path(options.dataset_name) / f"{split}.parquet"
+        path = split_path(Path(options.dataset_name), manifest, split)
         dataset, dropped[split] = load_split(path, tokenizer, encoding, limit)
         used[split] = len(dataset)
         if arguments.packing:
@@ -73,8 +72,9 @@ def build_trainer(
     model_config = recipe.build(ModelConfig)
     model = training.load_model(model_config, hardware, arguments.seed, options.random_init)
     training.check_context(model, arguments.max_length, recipe.path)
+    attention.check_supported(model, hardware.path or recipe.path)
     if arguments.packing:
-        attention.prove_packing(model, hardware.path or recipe.path)
+        attention.prove_packing(model, hardware.path or recipe.path, arguments.device)
     if options.append_eos:
         training.set_generation_end(model, tokenizer)
     output_dir = Path(arguments.output_dir)

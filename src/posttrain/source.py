@@ -18,11 +18,13 @@ class SourceError(PosttrainError):
 def read_json_lines(path: Path) -> list[Record]:
     """Objects of a JSON Lines file; a line that is none ends the read with its file and number."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines, which also splits at U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: cannot be read: {error}") from error
     records = []
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             records.append(dict(json.loads(line)))
         except (ValueError, TypeError) as error:
@@ -32,7 +34,7 @@ def read_json_lines(path: Path) -> list[Record]:
 
 def local_source(name: str, licence: str, files: list[Path]) -> Source:
     """The identity of local copies: the name of what they are copies of, and their digests."""
-    return Source(id=name, licence=licence, sha256={path.name: atomic.sha256_file(path) for path in files})
+    return Source(id=name, licence=licence, sha256={str(path): atomic.sha256_file(path) for path in files})
 
 
 def read_hub(

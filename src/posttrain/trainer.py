@@ -92,6 +92,8 @@ class RecipeTrainer(SFTTrainer):
                     checkpoints.rotate(directory, limit, self.state.best_model_checkpoint)
                 self.accelerator.wait_for_everyone()
             except (OSError, RuntimeError, SafetensorError) as error:
+                if not is_write_error(error):
+                    raise
                 last = checkpoints.last_complete(directory)
                 raise CheckpointError(
                     f"{directory}: checkpoint-{self.state.global_step} could not be written ({error}); free space or "
@@ -99,6 +101,13 @@ class RecipeTrainer(SFTTrainer):
                 ) from error
             finally:
                 self.args.save_total_limit = limit
+
+
+def is_write_error(error: Exception) -> bool:
+    """Whether a file could not be written; torch.save says so with a RuntimeError of its zip writer."""
+    return (
+        not isinstance(error, RuntimeError) or "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
+    )
 
 
 class Window:
@@ -140,8 +149,10 @@ class Window:
     def paused(self) -> Iterator[None]:
         """Seconds inside this block do not count as training."""
         began = time.perf_counter()
-        yield
-        self.excluded += time.perf_counter() - began
+        try:
+            yield
+        finally:
+            self.excluded += time.perf_counter() - began
 
 
 def peak_memory_bytes() -> int:

@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TrainerState,
     set_seed,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, SFTConfig, get_quantization_config
 
 from posttrain import atomic, attention, checkpoints, lineage
@@ -25,9 +28,10 @@ from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
 from posttrain.recipe import Recipe
 from posttrain.rope import rope_of, write_both_forms
-from posttrain.trainer import RecipeTrainer, peak_memory_bytes
+from posttrain.trainer import CheckpointError, RecipeTrainer, peak_memory_bytes
 
 FINAL = "final"
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")  # of a checkpoint, beside the trainer's own
 logger = logging.getLogger(__name__)
 
 
@@ -53,7 +57,7 @@ def build_arguments(recipe: Recipe, hardware: Hardware) -> SFTConfig:
 
 
 def load_tokenizer(name: str, revision: str | None, eos_token: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint, its end token set to the recipe's; padding never falls on the end token."""
+    """The tokenizer of a checkpoint, its end token set to the recipe's. Labels mask padding, whatever its token."""
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     if eos_token is not None:
         if eos_token not in tokenizer.get_vocab():
@@ -132,6 +136,8 @@ def start_or_continue(
     resumed_from: Path | None,
 ) -> dict[str, Any]:
     """The record of this run with a new session in it, written to run.json by the main process."""
+    if PartialState().is_main_process and lineage.read_json(output_dir / lineage.RUN_FILE) != record:
+        raise lineage.LineageError(f"{output_dir}: another process wrote there meanwhile; start the command again")
     session = {"started": lineage.now(), "resumed_from": resumed_from.name if resumed_from else None}
     if not PartialState().is_main_process:
         return record or details
@@ -160,13 +166,54 @@ def run_result(trainer: RecipeTrainer, seconds: float) -> dict[str, Any]:
     }
 
 
-def save_final(trainer: RecipeTrainer, output_dir: Path, record: dict[str, Any], result: dict[str, Any]) -> None:
-    """Write `final/` whole, then close run.json. Every process calls this, as sharded weights are gathered."""
+def trained_already(trainer: RecipeTrainer, checkpoint: Path | None) -> Path | None:
+    """The checkpoint whose weights are the run's last, if it was stopped between its last step and its end.
+
+    transformers would take one step more before it looks at max_steps.
+    """
+    if checkpoint is None:
+        return None
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    if state.global_step < state.max_steps:
+        return None
+    trainer.state = state
+    best = trainer.args.load_best_model_at_end and state.best_model_checkpoint
+    return Path(best) if best else checkpoint
+
+
+def save_final(
+    trainer: RecipeTrainer,
+    output_dir: Path,
+    record: dict[str, Any],
+    result: dict[str, Any],
+    trained: Path | None = None,
+) -> None:
+    """Write `final/` whole, then close run.json. Every process calls this, as sharded weights are gathered.
+
+    `trained` is a checkpoint that already holds the run's last weights; without it the trainer's are saved.
+    """
+    try:
+        _save_final(trainer, output_dir, record, result, trained)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{output_dir / FINAL}: could not be written ({error}); free space and start the command again"
+        ) from error
+
+
+def _save_final(
+    trainer: RecipeTrainer, output_dir: Path, record: dict[str, Any], result: dict[str, Any], trained: Path | None
+) -> None:
     final, unfinished = output_dir / FINAL, output_dir / f".{FINAL}.unfinished"
     if trainer.accelerator.is_main_process:
         shutil.rmtree(unfinished, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    trainer.save_model(str(unfinished))
+    if trained is None:
+        trainer.save_model(str(unfinished))
+    elif trainer.accelerator.is_main_process:
+        unfinished.mkdir()
+        for path in [p for pattern in MODEL_FILES for p in trained.glob(pattern)]:
+            if path.name not in (TRAINER_STATE_NAME, checkpoints.MARK):
+                shutil.copy2(path, unfinished)
     trainer.accelerator.wait_for_everyone()
     if not trainer.accelerator.is_main_process:
         return

@@ -42,8 +42,14 @@ def _last_mathematics(region: str) -> str | None:
 
 
 def has_box(completion: str) -> bool:
-    """Whether the completion ends in a complete box: the format that the boxed prompts ask for."""
+    """Whether the last box of the completion is complete: the format that the boxed prompts ask for."""
     return last_boxed(completion[-REGION_BYTES:]) is not None
+
+
+def has_closed_answer(completion: str) -> bool:
+    """Whether the answer has an end of its own: a box with its closing brace, or `</answer>`."""
+    region = completion[-REGION_BYTES:].rpartition("</think>")[2]
+    return "</answer>" in region or bool(re.search(r"\\(?:boxed|fbox)\s*\{", region) and last_boxed(region))
 
 
 def last_boxed(text: str) -> str | None:
