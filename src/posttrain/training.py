@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import statistics
 import warnings
 from pathlib import Path
 from typing import Any
@@ -150,13 +151,15 @@ def start_or_continue(
 
 
 def run_result(trainer: RecipeTrainer, seconds: float) -> dict[str, Any]:
-    """What the finished run reached; seconds are of the last session."""
+    """What the finished run reached. `wall_seconds` are of the last session, the rate is the median of all windows."""
     state = trainer.state
+    rates = [entry["tokens_per_second"] for entry in state.log_history if "tokens_per_second" in entry]
     losses = [round(entry["loss"], 4) for entry in state.log_history if "loss" in entry]
     return {
         "steps": state.global_step,
         "epochs": state.epoch,
         "tokens_seen": state.num_input_tokens_seen,
+        "tokens_per_second": statistics.median(rates) if rates else None,
         "wall_seconds": round(seconds, 2),
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
