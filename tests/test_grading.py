@@ -197,7 +197,7 @@ def test_hostile_answers_end_within_the_deadline(in_thread):
         work()
     assert verdicts.pop() == {CORRECT}
     assert CORRECT not in verdicts
-    assert longest < 2.0 + 0.6 + 1.0  # deadline, respawn, and a busy machine
+    assert longest < 2.0 + 0.6 + 5.0  # deadline, respawn, and a busy machine; without the pool some never end
     assert not os.path.exists("/tmp/hacked")
 
 
