@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from posttrain.attention import (
     PROBE_LENGTHS,
@@ -49,11 +57,18 @@ def test_every_broken_batch_is_seen(attention, name, change):
     assert packing_difference(miniature(model(attention=attention)), change) > 1e-2
 
 
-def test_an_attention_that_leaks_is_refused(monkeypatch):
-    leaking = model(attention="varlen_sdpa")
-    monkeypatch.setattr("posttrain.attention.packing_difference", lambda *_: 0.5)
-    with pytest.raises(PackingError, match="see each other under attn_implementation varlen_sdpa"):
-        prove_packing(leaking, "accelerate_configs/cpu.yaml")
+def leaky(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
+    """Causal attention over the whole row, whatever is packed into it."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+    output = attend(query, key, value, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=True)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def test_an_attention_that_leaks_is_refused():
+    AttentionInterface.register("leaky", leaky)
+    AttentionMaskInterface.register("leaky", lambda *_, **__: None)
+    with pytest.raises(PackingError, match="see each other under attn_implementation leaky"):
+        prove_packing(model(attention="leaky"), "accelerate_configs/cpu.yaml")
 
 
 def test_varlen_sdpa_refuses_layers_it_does_not_compute():

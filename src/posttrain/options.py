@@ -50,7 +50,7 @@ class EvalOptions:
     prompt: str = field(
         default="trained",
         metadata={
-            "help": "`trained` takes the prompt and the end token from the checkpoint's lineage.json.",
+            "help": "`trained` is the prompt in the checkpoint's lineage; end tokens always come from the checkpoint.",
             "choices": ["trained", "chat", "r1_zero", "question_only"],
         },
     )

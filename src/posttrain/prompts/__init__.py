@@ -3,6 +3,7 @@
 A score without its prompt is not comparable, so a result records the name together with the hash of what was rendered.
 """
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,13 @@ def render_prompt(name: str, messages: list[dict[str, str]], tokenizer: Any) -> 
     """The text the model continues. Training and evaluation both call this, so they cannot disagree."""
     if name == "chat":
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return (DIRECTORY / f"{name}.txt").read_text().replace("{question}", messages[-1]["content"])
+    return prompt_file(name).replace("{question}", messages[-1]["content"])
+
+
+@functools.cache
+def prompt_file(name: str) -> str:
+    """A prompt's text with `{question}` in it."""
+    return (DIRECTORY / f"{name}.txt").read_text()
 
 
 def prompt_hash(text: str) -> str:

@@ -5,8 +5,9 @@ decide is asked of `leaf`, which says None where it cannot tell either.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 
 from posttrain.verifier.normalise import normalise
 from posttrain.verifier.rational import to_rational
@@ -63,7 +64,8 @@ def _equal(gold: str, answer: str, leaf: Leaf) -> bool | None:
     return leaf(gold, answer)
 
 
-def to_rational_or_none(text: str):
+def to_rational_or_none(text: str) -> Fraction | None:
+    """The exact value, or None for anything else, a division by zero included."""
     try:
         return to_rational(text)
     except ZeroDivisionError:
@@ -227,8 +229,8 @@ def _match_in_any_order(golds: tuple[str, ...], answers: list[str], leaf: Leaf) 
     return None if undecided else True
 
 
-def _all(verdicts) -> bool | None:
-    verdicts = list(verdicts)
+def _all(outcomes: Iterable[bool | None]) -> bool | None:
+    verdicts = list(outcomes)
     if False in verdicts:
         return False
     return None if None in verdicts else True
