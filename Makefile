@@ -12,7 +12,7 @@ RESULTS ?= evals/tiny_sft/tiny_1step
 DEMO ?= .
 ARGS ?=
 
-.PHONY: install demo test unit lint train eval score compare report bench-sft bench-verifier
+.PHONY: install demo test unit lint train probe eval score compare report bench-sft bench-verifier
 
 install: $(VENV)/.installed
 
@@ -26,7 +26,12 @@ demo: install
 	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model assets/tiny_base --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_base
 	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/sft.py recipes/tiny_sft.yaml --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_sft
 	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_sft/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_sft
-	$(BIN)/python src/report.py $(DEMO)/evals/tiny_base $(DEMO)/evals/tiny_sft --runs $(DEMO)/outputs/tiny_sft --out $(DEMO)/reports/tiny
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/sft.py recipes/tiny_sft_early.yaml --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_sft_early
+	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_sft_early/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_sft_early
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/grpo.py recipes/tiny_grpo.yaml --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_grpo
+	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_grpo/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_grpo
+	$(BIN)/python src/compare.py $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_grpo
+	$(BIN)/python src/report.py $(DEMO)/evals/tiny_base $(DEMO)/evals/tiny_sft $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_grpo --runs $(DEMO)/outputs/tiny_sft $(DEMO)/outputs/tiny_grpo --out $(DEMO)/reports/tiny
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)
@@ -39,6 +44,9 @@ lint: install
 
 train: install
 	$(BIN)/accelerate launch --config_file $(ACCELERATE) src/$$(sed -n 's/^trainer: *//p' $(RECIPE)).py $(RECIPE) $(ARGS)
+
+probe: install
+	$(BIN)/accelerate launch --config_file $(ACCELERATE) src/grpo.py $(RECIPE) --probe only $(ARGS)
 
 eval: install
 	$(BIN)/python src/eval.py $(EVAL_RECIPE) --model $(MODEL) --benchmarks $(BENCHMARKS) $(ARGS)

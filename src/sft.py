@@ -29,14 +29,14 @@ def main() -> None:
 
     from posttrain import sft, training
 
-    identity = sft.run_identity(recipe, manifest, hardware)
+    identity = training.run_identity(recipe, manifest, hardware)
     record = claim(output_dir, identity)
     if record and record["finished"]:
         training.tell(f"{output_dir}: this run finished at {record['finished']}; nothing to do")
         return
 
     # 2. Arguments, tokenizer, rows, model.
-    arguments = training.build_arguments(recipe, hardware)
+    arguments = sft.build_arguments(recipe, hardware)
     tokenizer = training.load_tokenizer(
         recipe.values["model_name_or_path"], recipe.values.get("model_revision"), arguments.eos_token
     )
@@ -46,7 +46,9 @@ def main() -> None:
 
     # 3. Train from the last whole checkpoint, or from the start.
     resumed_from = training.resume_point(output_dir)
-    details = sft.run_details(recipe, options, arguments, hardware, trainer, rows, manifest)
+    dataset = sft.describe_dataset(options, rows, manifest)
+    details = training.run_details(recipe, hardware, trainer, options, dataset)
+    details["eos_token"] = tokenizer.eos_token if options.append_eos else None
     record = training.start_or_continue(output_dir, record, identity, details, resumed_from)
     started = time.perf_counter()
     trained = training.trained_already(trainer, resumed_from)

@@ -1,12 +1,18 @@
 """Fixtures: where the shared data lies, a tiny random model, and scripts run as a user runs them."""
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).parents[1]
 ScriptRunner = Callable[..., subprocess.CompletedProcess[str]]
@@ -54,6 +60,45 @@ def launch(config: str | Path, *arguments: object, timeout: float = 600) -> subp
     )
 
 
+def record(out: Path) -> dict[str, Any]:
+    return json.loads((out / "run.json").read_text())
+
+
+def config_copy(tmp_path: Path, name: str, toggles: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """A copy of an accelerate config with some lines changed."""
+    config = yaml.safe_load((REPOSITORY / "accelerate_configs" / f"{name}.yaml").read_text())
+    config |= changes
+    config["dynamo_config"] |= toggles or {}
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def start(command: list[str], config: str | None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=REPOSITORY, env=script_environment(config),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL a process and all its children; workers of torchrun have sessions of their own."""
+    for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            child.kill()
+    process.wait()
+
+
+def kill_when(path: Path, command: list[str], config: str | None) -> None:
+    """Start a command and kill it as soon as `path` exists, which is in the middle of what it writes then."""
+    process = start(command, config)
+    deadline = time.monotonic() + 120
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    kill(process)
+    assert path.exists(), f"{path} never came"
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """data/tiny_math as its script writes it."""
@@ -61,3 +106,22 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_script("data_prep/tiny_math.py", "--out", directory, "--train", 400, "--test", 20)
     assert done.returncode == 0, done.stderr
     return directory
+
+
+@pytest.fixture(scope="session")
+def whole_tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/tiny_math and the held-out sets at the demo's sizes, for tests of learning."""
+    directory = tmp_path_factory.mktemp("whole_data")
+    done = run_script("data_prep/tiny_math.py", "--out", directory)
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+@pytest.fixture(scope="session")
+def early_sft(whole_tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny SFT model stopped early: it has the format, and gets about half of the questions wrong."""
+    out = tmp_path_factory.mktemp("early") / "run"
+    data = whole_tiny_data / "tiny_math"
+    done = run_script("src/sft.py", "recipes/tiny_sft_early.yaml", "--dataset_name", data, "--output_dir", out)
+    assert done.returncode == 0, done.stderr
+    return out / "final"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+from posttrain.comparison import compare, mcnemar
+
 pytestmark = pytest.mark.slow
 IN_RANGE = ("tiny_1step", "tiny_2step", "tiny_3step", "tiny_4step")
 
@@ -45,6 +47,16 @@ def test_fine_tuning_teaches_it(demo, benchmark):
     assert after["accuracy"]["low"] > before["accuracy"]["high"]
     assert after["format_rate"] > 0.95
     assert after["truncation_rate"] < 0.05
+
+
+def test_grpo_raises_accuracy_from_verified_answers_alone(demo):
+    """At least ten points over all held-out questions in range, and McNemar's p below 0.01."""
+    pairs = [compare(demo / "evals/tiny_sft_early" / name, demo / "evals/tiny_grpo" / name) for name in IN_RANGE]
+    assert sum(c.difference for c in pairs) / len(pairs) > 0.10
+    assert mcnemar(sum(len(c.worse) for c in pairs), sum(len(c.better) for c in pairs))[0] < 0.01
+    steps = [json.loads(line) for line in (demo / "outputs/tiny_grpo/metrics.jsonl").read_text().splitlines()]
+    rewards = [step["reward"] for step in steps]
+    assert sum(rewards[-10:]) > 1.5 * sum(rewards[:10])
 
 
 def test_every_result_walks_back_to_its_run_and_data(demo):

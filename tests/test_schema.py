@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 
-from posttrain.schema import MODEL_CONFIG, SFT_CONFIG, accepts, read_fields
+from posttrain.schema import GRPO_CONFIG, MODEL_CONFIG, SFT_CONFIG, accepts, read_fields
 
 
-@pytest.mark.parametrize(("sources", "name"), [(SFT_CONFIG, "SFTConfig"), (MODEL_CONFIG, "ModelConfig")])
+@pytest.mark.parametrize(
+    ("sources", "name"), [(SFT_CONFIG, "SFTConfig"), (GRPO_CONFIG, "GRPOConfig"), (MODEL_CONFIG, "ModelConfig")]
+)
 def test_source_and_imported_class_have_the_same_fields(sources, name):
     import trl
 

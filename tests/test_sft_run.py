@@ -1,19 +1,15 @@
 """src/sft.py end to end on CPU: it learns, it records, it resumes exactly, and it refuses what is wrong."""
 
-import contextlib
 import json
 import random
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-import yaml
-from conftest import REPOSITORY, launch, run_script, script_environment
+from conftest import REPOSITORY, config_copy, kill, kill_when, launch, record, run_script, start
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -32,20 +28,6 @@ def arguments(data: Path, out: Path, **changes: Any) -> list[str]:
 def metrics(out: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{key: line.get(key) for key in TIMELESS} for line in lines]
-
-
-def record(out: Path) -> dict[str, Any]:
-    return json.loads((out / "run.json").read_text())
-
-
-def config_copy(tmp_path: Path, name: str, toggles: dict[str, Any] | None = None, **changes: Any) -> Path:
-    """A copy of an accelerate config with some lines changed."""
-    config = yaml.safe_load((REPOSITORY / "accelerate_configs" / f"{name}.yaml").read_text())
-    config |= changes
-    config["dynamo_config"] |= toggles or {}
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -150,21 +132,6 @@ def test_toggles_of_the_accelerate_config_reach_the_model(tiny_data, tmp_path):
     assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float32"}  # master weights, not their cast
 
 
-def start(command: list[str], config: str | None) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, *command], cwd=REPOSITORY, env=script_environment(config),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL a process and all its children; workers of torchrun have sessions of their own."""
-    for child in [*psutil.Process(process.pid).children(recursive=True), process]:
-        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-            child.kill()
-    process.wait()
-
-
 def kill_after(seconds: float, command: list[str], config: str | None) -> bool:
     """Start a command and kill it after `seconds`; whether it was still running."""
     process = start(command, config)
@@ -174,16 +141,6 @@ def kill_after(seconds: float, command: list[str], config: str | None) -> bool:
     except subprocess.TimeoutExpired:
         kill(process)
         return True
-
-
-def kill_when(path: Path, command: list[str], config: str | None) -> None:
-    """Start a command and kill it as soon as `path` exists, which is in the middle of what it writes then."""
-    process = start(command, config)
-    deadline = time.monotonic() + 120
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    kill(process)
-    assert path.exists(), f"{path} never came"
 
 
 def test_a_run_killed_ten_times_ends_bit_identical(tiny_data, tmp_path):

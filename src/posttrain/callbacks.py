@@ -35,17 +35,31 @@ def forget_after(path: Path, step: int) -> None:
     atomic.write_bytes(path, "".join(kept).encode())
 
 
-class MetricsFile(TrainerCallback):
-    """One JSON object per logged step in `metrics.jsonl`, continuous over interruptions."""
+class ContinuedFile(TrainerCallback):
+    """A file of JSON objects by `step`, continuous over interruptions; the main process writes it."""
 
-    def __init__(self, output_dir: Path, trainer_window: Any) -> None:
-        self.path = output_dir / METRICS_FILE
-        self.window = trainer_window
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.window.open()
         if state.is_world_process_zero:
             forget_after(self.path, state.global_step)
+
+    def append(self, lines: list[dict[str, Any]]) -> None:
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+class MetricsFile(ContinuedFile):
+    """One JSON object per logged step in `metrics.jsonl`."""
+
+    def __init__(self, output_dir: Path, trainer_window: Any) -> None:
+        super().__init__(output_dir / METRICS_FILE)
+        self.window = trainer_window
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self.window.open()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Log wherever a checkpoint is saved: the logged loss is a mean since the last log, which a checkpoint in the
@@ -58,21 +72,16 @@ class MetricsFile(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         if state.is_world_process_zero and ("loss" in logs or "eval_loss" in logs):
             figures = {k: v for k, v in logs.items() if k not in NOT_METRICS}
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": state.global_step, **figures}) + "\n")
+            self.append([{"step": state.global_step, **figures}])
 
 
-class SampleGenerations(TrainerCallback):
+class SampleGenerations(ContinuedFile):
     """Greedy answers to a few validation prompts at every evaluation, for a person to read."""
 
     def __init__(self, trainer: Any, output_dir: Path, rows: list[dict[str, Any]], prompt: str) -> None:
+        super().__init__(output_dir / GENERATIONS_FILE)
         self.trainer, self.rows = trainer, rows
-        self.path = output_dir / GENERATIONS_FILE
         self.prompts = [render_prompt(prompt, row["prompt"], trainer.processing_class) for row in rows]
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            forget_after(self.path, state.global_step)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         tokenizer = self.trainer.processing_class
@@ -90,11 +99,13 @@ class SampleGenerations(TrainerCallback):
             model.train(training)
         if state.is_world_process_zero:
             texts = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-            with self.path.open("a") as file:
-                for row, text in zip(self.rows, texts, strict=True):
-                    question = row["prompt"][-1]["content"]
-                    line = {"step": state.global_step, "id": row["id"], "question": question, "completion": text}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            asked = {"step": state.global_step}
+            self.append(
+                [
+                    {**asked, "id": row["id"], "question": row["prompt"][-1]["content"], "completion": text}
+                    for row, text in zip(self.rows, texts, strict=True)
+                ]
+            )
 
 
 def prepare_trackers(report_to: list[str], output_dir: Path) -> None:

@@ -39,6 +39,61 @@ class SftOptions:
 
 
 @dataclass(frozen=True)
+class GrpoOptions:
+    """What `src/grpo.py` needs beside `GRPOConfig` and `ModelConfig`."""
+
+    trainer: str = field(metadata={"help": "The method; the script src/<trainer>.py runs the recipe."})
+    dataset_name: str = field(metadata={"help": "Directory written by a data_prep script; prompts and golds are used."})
+    prompt: str = field(
+        metadata={
+            "help": "How the question is rendered: `chat` (the tokenizer's template) or a file of posttrain/prompts.",
+            "choices": ["chat", "r1_zero", "question_only"],
+        }
+    )
+    reward_funcs: list[str] = field(
+        metadata={
+            "help": "Names from posttrain/rewards.py or a function of your own as `module.path:function`; "
+            "reward_weights weighs them."
+        }
+    )
+    eos_token: str | None = field(
+        default=None, metadata={"help": "Ends a completion; null keeps the checkpoint's own, as SFT trained it."}
+    )
+    num_train_examples: int | None = field(
+        default=None, metadata={"help": "Train on this many prompts, chosen by content hash; null for all."}
+    )
+    probe: str = field(
+        default="refuse",
+        metadata={
+            "help": "Before the first step some prompts are sampled with the starting weights: `refuse` to train where "
+            "they give no signal, `warn`, do `only` that, or `off`.",
+            "choices": ["refuse", "warn", "only", "off"],
+        },
+    )
+    probe_max_truncated: float = field(
+        default=0.5, metadata={"help": "Largest share of cut-off completions that the probe lets pass."}
+    )
+    probe_max_zero_variance: float = field(
+        default=0.9, metadata={"help": "Largest share of prompts whose completions all earn the same."}
+    )
+    guard_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Every this many steps fixed validation questions are answered greedily; the best checkpoint is "
+            "kept, and the run stops where accuracy falls significantly below its start. 0 is never."
+        },
+    )
+    guard_prompts: int = field(default=128, metadata={"help": "How many questions the guard asks."})
+    canary_tolerance: float = field(
+        default=0.1,
+        metadata={
+            "help": "Largest mean difference of log-probabilities between vLLM and the trainer after a weight sync, in "
+            "nats; beyond it the run stops."
+        },
+    )
+
+
+@dataclass(frozen=True)
 class EvalOptions:
     """What `src/eval.py` needs: which weights, which questions, how to ask, how to sample."""
 

@@ -5,15 +5,24 @@ import re
 from pathlib import Path
 from typing import Any
 
-from posttrain.schema import MODEL_CONFIG, SFT_CONFIG, Field
+from posttrain.schema import GRPO_CONFIG, MODEL_CONFIG, SFT_CONFIG, Field
 
 OPTIONS = "posttrain/options.py"
 SCHEMAS = {
     "sft": (*MODEL_CONFIG, *SFT_CONFIG, f"{OPTIONS}:SftOptions"),
+    "grpo": (*MODEL_CONFIG, *GRPO_CONFIG, f"{OPTIONS}:GrpoOptions"),
     "eval": (f"{OPTIONS}:EvalOptions",),
 }
 # Beside our own fields without default: no run should rest on a library's default for these.
-REQUIRED = {"sft": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"), "eval": ()}
+REQUIRED = {
+    "sft": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"),
+    "grpo": (
+        "model_name_or_path", "output_dir", "seed", "learning_rate", "max_completion_length", "num_generations",
+        "temperature", "loss_type", "scale_rewards", "beta", "num_iterations", "mask_truncated_completions", "use_vllm",
+        "per_device_train_batch_size", "gradient_accumulation_steps",
+    ),
+    "eval": (),
+}  # fmt: skip
 
 # Keys of open-r1, alignment-handbook and older TRL recipes, with the name of today.
 RENAMED = {
@@ -76,14 +85,54 @@ REFUSED = {
     "do_eval": OURS + "the script decides",
     "do_predict": OURS + "the script decides",
 }
+REFUSED |= {
+    "use_transformers_continuous_batching": OURS + "it casts the training weights to bfloat16 for good, and most "
+    "updates of a small learning rate are then lost; use_vllm: true, or plain generation",
+    "use_transformers_paged": OURS + "see use_transformers_continuous_batching",
+    "transformers_continuous_batching_config": OURS + "see use_transformers_continuous_batching",
+    "log_completions": OURS + "completions.jsonl is always written; num_completions_to_print bounds it",
+    "log_completions_hub_repo": OURS + "completions.jsonl lies in output_dir",
+    "chat_template_kwargs": OURS + "prompts are rendered by posttrain.prompts, as in evaluation",
+    "vllm_importance_sampling_cap": "this key is now vllm_importance_sampling_clip_max",
+}
+# Fields whose values TRL documents but looks at only when training is under way.
+GRPO_CHOICES = {
+    "loss_type": (
+        "grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo",
+        "no_baseline", "reinforce_with_baseline", "grpo_clip", "grpo_no_clip",
+    ),
+    "scale_rewards": ("group", "batch", "none"),
+    "importance_sampling_level": ("token", "sequence"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "vllm_mode": ("server", "colocate"),
+    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+}  # fmt: skip
+# What server mode rests on beside, so that no default of another release decides it.
+SERVER_KEYS = ("vllm_mode", "vllm_server_timeout", "vllm_importance_sampling_correction")
+# The log-probabilities that are trained are those of the whole distribution.
+WHOLE_DISTRIBUTION = {"top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1}
 POSITIVE = {
+    "max_completion_length", "num_generations", "num_iterations", "guard_prompts", "canary_tolerance",
     "learning_rate", "max_length", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "logging_steps", "save_steps", "eval_steps", "num_train_epochs", "max_new_tokens",
     "num_samples",
     "batch_size", "num_train_examples", "limit", "lora_r", "lora_alpha", "save_total_limit", "top_p",
 }  # fmt: skip
-LARGEST = {"seed": 2**32 - 1, "data_seed": 2**32 - 1, "top_p": 1}
-AT_LEAST_ZERO = {"seed", "warmup_steps", "weight_decay", "temperature", "sample_generations", "lora_dropout"}
+LARGEST = {
+    "seed": 2**32 - 1, "data_seed": 2**32 - 1, "top_p": 1, "probe_max_truncated": 1, "probe_max_zero_variance": 1,
+}  # fmt: skip
+AT_LEAST_ZERO = {
+    "probe_max_truncated",
+    "probe_max_zero_variance",
+    "guard_steps",
+    "beta",
+    "seed",
+    "warmup_steps",
+    "weight_decay",
+    "temperature",
+    "sample_generations",
+    "lora_dropout",
+}
 
 
 def command(trainer: str, recipe: str) -> str:
@@ -133,7 +182,51 @@ def contradictions(trainer: str, path: str, values: dict[str, Any]) -> list[str]
         if values.get("num_samples", 1) > 1 and not values.get("temperature", 0.0):
             return [f"{path}: num_samples: {values['num_samples']}: greedy samples are all the same; set temperature"]
         return []
-    return _sft_contradictions(path, values)
+    return _grpo_contradictions(path, values) if trainer == "grpo" else _sft_contradictions(path, values)
+
+
+def _grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    faults = [
+        f"{path}: {key}: {values[key]!r}: expected one of {', '.join(known)}"
+        for key, known in GRPO_CHOICES.items()
+        if key in values and values[key] not in known
+    ]
+    for key, whole in WHOLE_DISTRIBUTION.items():
+        if (values.get(key) or whole) != whole:
+            faults.append(
+                f"{path}: {key}: {values[key]}: expected {whole}; log-probabilities are trained on all tokens"
+            )
+    if values.get("eval_strategy", "no") != "no":
+        faults.append(f"{path}: eval_strategy: {values['eval_strategy']!r}: not for GRPO; guard_steps evaluates")
+    weights, names = values.get("reward_weights"), values["reward_funcs"]
+    if not names or (weights is not None and len(weights) != len(names)):
+        faults.append(f"{path}: reward_weights: {weights}: expected one weight for each of reward_funcs: {names}")
+    if "stop" in (values.get("generation_kwargs") or {}):
+        if not values["use_vllm"]:
+            faults.append(f"{path}: generation_kwargs: stop: only vLLM takes stop strings; use_vllm: true")
+        if values["mask_truncated_completions"]:
+            faults.append(f"{path}: mask_truncated_completions: true: TRL takes an end by a stop string for a cut")
+    if values["use_vllm"]:
+        missing = [key for key in SERVER_KEYS if key not in values]
+        faults += [f"{path}: {key}: missing; expected with use_vllm: true, as its default has moved" for key in missing]
+    accumulation = values["gradient_accumulation_steps"]
+    reuse = values.get("steps_per_generation") or accumulation
+    if max(reuse, accumulation) % min(reuse, accumulation):
+        faults.append(
+            f"{path}: steps_per_generation: {reuse}: expected a multiple or a divisor of gradient_accumulation_steps "
+            f"({accumulation}), so that an update sees whole generations"
+        )
+    for key in ("save_steps", "guard_steps"):
+        steps = values.get(key) or 0
+        if isinstance(steps, int) and steps * accumulation % (reuse * values["num_iterations"]):
+            faults.append(
+                f"{path}: {key}: {steps}: lies between two generations, so a run resumed there would not be the same; "
+                f"expected a multiple of steps_per_generation × num_iterations / gradient_accumulation_steps"
+            )
+    off_policy = reuse > accumulation or values["num_iterations"] > 1
+    if off_policy and values["loss_type"] in ("no_baseline", "reinforce_with_baseline"):
+        faults.append(f"{path}: loss_type: {values['loss_type']}: has no ratio, so each completion is trained on once")
+    return faults + _memory_contradictions(path, values)
 
 
 def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
@@ -152,6 +245,11 @@ def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
         faults.append(f"{path}: use_peft: true: an adapter on random weights (random_init: true) learns nothing")
     if values.get("load_best_model_at_end") and values.get("eval_strategy", "no") == "no":
         faults.append(f"{path}: load_best_model_at_end: true: needs eval_strategy: steps or epoch")
+    return faults + _memory_contradictions(path, values)
+
+
+def _memory_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    faults = []
     quantised = values.get("load_in_4bit") or values.get("load_in_8bit")
     needs_bitsandbytes = quantised or re.search("8bit|4bit|bnb|paged", values.get("optim", ""))
     if needs_bitsandbytes and importlib.util.find_spec("bitsandbytes") is None:

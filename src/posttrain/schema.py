@@ -16,6 +16,7 @@ from typing import Any
 ENUM_FILES = ("transformers/trainer_utils.py", "transformers/training_args.py")
 TRAINING_ARGUMENTS = "transformers/training_args.py:TrainingArguments"
 SFT_CONFIG = (TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig", "trl/trainer/sft_config.py:SFTConfig")
+GRPO_CONFIG = (TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig", "trl/trainer/grpo_config.py:GRPOConfig")
 MODEL_CONFIG = ("trl/trainer/model_config.py:ModelConfig",)
 
 

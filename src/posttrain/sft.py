@@ -1,6 +1,5 @@
 """Supervised fine-tuning: rows, trainer and record of one run. `src/sft.py` is the order of events."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,23 @@ from posttrain import attention, training
 from posttrain.callbacks import MetricsFile, SampleGenerations, prepare_trackers
 from posttrain.encode import Encoding, load_split
 from posttrain.hardware import Hardware
-from posttrain.lineage import digest, fingerprint, machine
+from posttrain.lineage import digest
 from posttrain.manifest import split_path
 from posttrain.options import SftOptions
 from posttrain.recipe import Recipe
 from posttrain.rows import by_content, read_parquet
 from posttrain.trainer import RecipeTrainer
 
-NOT_IDENTITY = ("output_dir", "report_to", "run_name", "project", "disable_tqdm", "log_level")  # move no number
+
+def build_arguments(recipe: Recipe, hardware: Hardware) -> SFTConfig:
+    """TRL's arguments for rows that come tokenised from posttrain.encode."""
+    return training.build_arguments(
+        recipe,
+        hardware,
+        SFTConfig,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        include_num_input_tokens_seen="all" if recipe.values.get("packing") else "non_padding",
+    )
 
 
 @dataclass(frozen=True)
@@ -31,18 +39,6 @@ class Rows:
     validation: Dataset | None
     used: dict[str, int]
     dropped_too_long: dict[str, int]
-
-
-def run_identity(recipe: Recipe, manifest: dict[str, Any], hardware: Hardware) -> dict[str, Any]:
-    """Everything that decides the run's numbers; two runs of equal identity are one run."""
-    return {
-        **{key: value for key, value in recipe.values.items() if key not in NOT_IDENTITY},
-        "dataset_files": digest(manifest["files"]),
-        "model_files": fingerprint(recipe.values["model_name_or_path"]),
-        "num_processes": hardware.num_processes,
-        "mixed_precision": hardware.mixed_precision,
-        "attn_implementation": hardware.attn_implementation,
-    }
 
 
 def load_rows(
@@ -95,34 +91,14 @@ def build_trainer(
     return trainer
 
 
-def run_details(
-    recipe: Recipe, options: SftOptions, arguments: SFTConfig, hardware: Hardware, trainer: RecipeTrainer, rows: Rows,
-    manifest: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
-    """What run.json says beside the identity."""
-    model_config = recipe.build(ModelConfig)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    described = training.describe_model(model, model_config)
+def describe_dataset(options: SftOptions, rows: Rows, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What run.json says of the dataset and of what became of its rows."""
     return {
-        "recipe": {"path": recipe.path, "sha256": recipe.sha256, "text": recipe.text},
-        "arguments": training.plain(
-            {**arguments.to_dict(), **dataclasses.asdict(model_config), **dataclasses.asdict(options)}
-        ),
-        "accelerate": hardware.as_record(),
-        "hardware": machine(),
-        "inputs": {
-            "dataset": {
-                "path": options.dataset_name,
-                "manifest": digest(manifest),
-                "source": manifest["source"],
-                "used": rows.used,
-                "dropped_too_long": rows.dropped_too_long,
-            },
-            "model": described,
-        },
-        "rope": {"base": described["rope"], "trained": described["rope"]},
-        "prompt": options.prompt,
-        "eos_token": trainer.processing_class.eos_token if options.append_eos else None,
+        "path": options.dataset_name,
+        "manifest": digest(manifest),
+        "source": manifest["source"],
+        "used": rows.used,
+        "dropped_too_long": rows.dropped_too_long,
     }
 
 

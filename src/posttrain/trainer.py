@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with checkpoints that are whole, a loss that is fast where Triton is not, and honest throughput."""
+"""What our trainers add to TRL's: checkpoints that are whole, honest throughput, a loss that is fast without Triton."""
 
 import os
 import time
@@ -26,44 +26,15 @@ class CheckpointError(PosttrainError):
     """A checkpoint that could not be written; the last whole one is still there."""
 
 
-class RecipeTrainer(SFTTrainer):
-    """SFTTrainer for rows that `posttrain.encode` has tokenised."""
+class WholeRun(Trainer):
+    """A mixin before a trainer of TRL: whole checkpoints, and figures of which each has one name.
+
+    `self._metrics` is TRL's own store of figures to be logged.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.window = Window(self)
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """TRL's loss; on devices without its Triton kernel the model's own cross entropy, equal to 1e-6.
-
-        There TRL's per-token metrics are computed on steps that are logged, not on all of them.
-        """
-        if self.args.loss_type != "nll" or inputs["input_ids"].device.type in FUSED_HEAD_DEVICES:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        inputs["use_cache"] = False
-        loss, outputs = Trainer.compute_loss(
-            self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
-        if (self.state.global_step + 1) % max(1, int(self.args.logging_steps)) == 0 or not model.training:
-            self._add_token_metrics(outputs.logits.detach(), inputs["labels"], "train" if model.training else "eval")
-        return (loss, outputs) if return_outputs else loss
-
-    def _add_token_metrics(self, logits: torch.Tensor, labels: torch.Tensor, mode: str) -> None:
-        """Token accuracy and entropy over completion tokens. logits: (B, T, V)    labels: (B, T)"""
-        valid = labels[:, 1:] != IGNORED
-        n = int(valid.sum())
-        correct = entropy = 0.0
-        # In pieces: a float32 copy of all logits would be the largest tensor of the step.
-        pieces = zip(logits[:, :-1][valid].split(METRIC_TOKENS), labels[:, 1:][valid].split(METRIC_TOKENS), strict=True)
-        for piece, targets in pieces if n else ():
-            correct += (piece.argmax(-1) == targets).sum().item()
-            log_probs = piece.float().log_softmax(-1)
-            entropy -= (log_probs.exp() * log_probs).sum().item()
-        if n:
-            self._metrics[mode]["mean_token_accuracy"].append(correct / n)
-            self._metrics[mode]["entropy"].append(entropy / n)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add tokens seen, tokens per second and MFU to TRL's figures; each of them under one name."""
@@ -103,6 +74,42 @@ class RecipeTrainer(SFTTrainer):
                 self.args.save_total_limit = limit
 
 
+class RecipeTrainer(WholeRun, SFTTrainer):
+    """SFTTrainer for rows that `posttrain.encode` has tokenised."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's loss; on devices without its Triton kernel the model's own cross entropy, equal to 1e-6.
+
+        There TRL's per-token metrics are computed on steps that are logged, not on all of them.
+        """
+        if self.args.loss_type != "nll" or inputs["input_ids"].device.type in FUSED_HEAD_DEVICES:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs["use_cache"] = False
+        loss, outputs = Trainer.compute_loss(
+            self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        if (self.state.global_step + 1) % max(1, int(self.args.logging_steps)) == 0 or not model.training:
+            self._add_token_metrics(outputs.logits.detach(), inputs["labels"], "train" if model.training else "eval")
+        return (loss, outputs) if return_outputs else loss
+
+    def _add_token_metrics(self, logits: torch.Tensor, labels: torch.Tensor, mode: str) -> None:
+        """Token accuracy and entropy over completion tokens. logits: (B, T, V)    labels: (B, T)"""
+        valid = labels[:, 1:] != IGNORED
+        n = int(valid.sum())
+        correct = entropy = 0.0
+        # In pieces: a float32 copy of all logits would be the largest tensor of the step.
+        pieces = zip(logits[:, :-1][valid].split(METRIC_TOKENS), labels[:, 1:][valid].split(METRIC_TOKENS), strict=True)
+        for piece, targets in pieces if n else ():
+            correct += (piece.argmax(-1) == targets).sum().item()
+            log_probs = piece.float().log_softmax(-1)
+            entropy -= (log_probs.exp() * log_probs).sum().item()
+        if n:
+            self._metrics[mode]["mean_token_accuracy"].append(correct / n)
+            self._metrics[mode]["entropy"].append(entropy / n)
+
+
 def is_write_error(error: Exception) -> bool:
     """Whether a file could not be written; torch.save says so with a RuntimeError of its zip writer."""
     return (
@@ -113,7 +120,7 @@ def is_write_error(error: Exception) -> bool:
 class Window:
     """Tokens and seconds since the last logged step, without evaluation and saving."""
 
-    def __init__(self, trainer: RecipeTrainer) -> None:
+    def __init__(self, trainer: WholeRun) -> None:
         self.trainer = trainer
         self.excluded = 0.0
         self.started = time.perf_counter()
@@ -121,20 +128,24 @@ class Window:
         device = trainer.accelerator.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
         precision = {"bf16": "bfloat16", "fp16": "float16"}.get(trainer.accelerator.mixed_precision, "float32")
-        self.peak_flops = get_peak_flops(name, precision) if name else None
+        # MFU speaks of forward and backward passes; of GRPO's seconds most are generation, and it has no max_length.
+        self.peak_flops = get_peak_flops(name, precision) if name and hasattr(trainer.args, "max_length") else None
 
     def open(self) -> None:
         """Start counting; called when training begins or resumes."""
         self.started, self.excluded = time.perf_counter(), 0.0
         self.tokens_before = self.trainer.state.num_input_tokens_seen
 
+    def seconds(self) -> float:
+        """Seconds of training since the window opened."""
+        return time.perf_counter() - self.started - self.excluded
+
     def close(self) -> dict[str, float]:
         """Figures of the window that ends now; the next one starts."""
         state = self.trainer.state
         figures: dict[str, float] = {"tokens_seen": state.num_input_tokens_seen}
         if self.tokens_before is not None:
-            seconds = time.perf_counter() - self.started - self.excluded
-            rate = (state.num_input_tokens_seen - self.tokens_before) / seconds
+            rate = (state.num_input_tokens_seen - self.tokens_before) / self.seconds()
             figures["tokens_per_second"] = round(rate, 1)
             if self.peak_flops:
                 config = self.trainer.model.config.get_text_config()

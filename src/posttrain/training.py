@@ -1,5 +1,6 @@
 """What every training script shares: arguments, tokenizer, model, resuming, and the final checkpoint."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -7,7 +8,7 @@ import shutil
 import statistics
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -22,17 +23,22 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer import TRAINER_STATE_NAME
-from trl import ModelConfig, SFTConfig, get_quantization_config
+from trl import GRPOConfig, ModelConfig, SFTConfig, get_quantization_config
 
 from posttrain import atomic, attention, checkpoints, lineage
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
 from posttrain.recipe import Recipe
 from posttrain.rope import rope_of, write_both_forms
-from posttrain.trainer import CheckpointError, RecipeTrainer, peak_memory_bytes
+from posttrain.trainer import CheckpointError, WholeRun, peak_memory_bytes
 
 FINAL = "final"
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")  # of a checkpoint, beside the trainer's own
+NOT_IDENTITY = (  # move no number
+    "output_dir", "report_to", "run_name", "project", "disable_tqdm", "log_level",
+    "probe", "probe_max_truncated", "probe_max_zero_variance",
+)  # fmt: skip
+Arguments = TypeVar("Arguments", SFTConfig, GRPOConfig)
 logger = logging.getLogger(__name__)
 
 
@@ -42,19 +48,48 @@ def tell(line: str) -> None:
         print(line, flush=True)
 
 
-def build_arguments(recipe: Recipe, hardware: Hardware) -> SFTConfig:
-    """TRL's arguments: the recipe's keys, and from the accelerate config what belongs to the machine."""
+def build_arguments(recipe: Recipe, hardware: Hardware, config_class: type[Arguments], **ours: Any) -> Arguments:
+    """TRL's arguments: the recipe's keys, from the accelerate config what belongs to the machine, and `ours`."""
     # TRL's default is on, and its field of the older name is the only one that turns it off; TRL reads it as well.
     warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
     return recipe.build(
-        SFTConfig,
+        config_class,
         bf16=hardware.mixed_precision == "bf16",
         fp16=hardware.mixed_precision == "fp16",
         gradient_checkpointing=hardware.gradient_checkpointing,
         use_cpu=hardware.use_cpu,
-        dataset_kwargs={"skip_prepare_dataset": True},  # rows come tokenised from posttrain.encode
-        include_num_input_tokens_seen="all" if recipe.values.get("packing") else "non_padding",
+        **ours,
     )
+
+
+def run_identity(recipe: Recipe, manifest: dict[str, Any], hardware: Hardware) -> dict[str, Any]:
+    """Everything that decides the run's numbers; two runs of equal identity are one run."""
+    return {
+        **{key: value for key, value in recipe.values.items() if key not in NOT_IDENTITY},
+        "dataset_files": lineage.digest(manifest["files"]),
+        "model_files": lineage.fingerprint(recipe.values["model_name_or_path"]),
+        "num_processes": hardware.num_processes,
+        "mixed_precision": hardware.mixed_precision,
+        "attn_implementation": hardware.attn_implementation,
+    }
+
+
+def run_details(
+    recipe: Recipe, hardware: Hardware, trainer: WholeRun, options: Any, dataset: dict[str, Any]
+) -> dict[str, Any]:
+    """What run.json says beside the identity. `dataset` is what became of the rows, `options` our own keys."""
+    model_config = recipe.build(ModelConfig)
+    model = describe_model(trainer.accelerator.unwrap_model(trainer.model), model_config)
+    resolved = {**trainer.args.to_dict(), **dataclasses.asdict(model_config), **dataclasses.asdict(options)}
+    return {
+        "recipe": {"path": recipe.path, "sha256": recipe.sha256, "text": recipe.text},
+        "arguments": plain(resolved),
+        "accelerate": hardware.as_record(),
+        "hardware": lineage.machine(),
+        "inputs": {"dataset": dataset, "model": model},
+        "rope": {"base": model["rope"], "trained": model["rope"]},
+        "prompt": options.prompt,
+    }
 
 
 def load_tokenizer(name: str, revision: str | None, eos_token: str | None) -> PreTrainedTokenizerBase:
@@ -116,7 +151,7 @@ def resume_point(output_dir: Path) -> Path | None:
     return checkpoints.last_complete(output_dir)
 
 
-def effective_settings(trainer: RecipeTrainer) -> dict[str, Any]:
+def effective_settings(trainer: WholeRun) -> dict[str, Any]:
     """What was in force while training, read from the model itself; the trainer applies some of it only then."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     return {
@@ -150,7 +185,7 @@ def start_or_continue(
     return record
 
 
-def run_result(trainer: RecipeTrainer, seconds: float) -> dict[str, Any]:
+def run_result(trainer: WholeRun, seconds: float) -> dict[str, Any]:
     """What the finished run reached. `wall_seconds` are of the last session, the rate is the median of all windows."""
     state = trainer.state
     rates = [entry["tokens_per_second"] for entry in state.log_history if "tokens_per_second" in entry]
@@ -169,7 +204,7 @@ def run_result(trainer: RecipeTrainer, seconds: float) -> dict[str, Any]:
     }
 
 
-def trained_already(trainer: RecipeTrainer, checkpoint: Path | None) -> Path | None:
+def trained_already(trainer: WholeRun, checkpoint: Path | None) -> Path | None:
     """The checkpoint whose weights are the run's last, if it was stopped between its last step and its end.
 
     transformers would take one step more before it looks at max_steps.
@@ -185,7 +220,7 @@ def trained_already(trainer: RecipeTrainer, checkpoint: Path | None) -> Path | N
 
 
 def save_final(
-    trainer: RecipeTrainer,
+    trainer: WholeRun,
     output_dir: Path,
     record: dict[str, Any],
     result: dict[str, Any],
@@ -204,7 +239,7 @@ def save_final(
 
 
 def _save_final(
-    trainer: RecipeTrainer, output_dir: Path, record: dict[str, Any], result: dict[str, Any], trained: Path | None
+    trainer: WholeRun, output_dir: Path, record: dict[str, Any], result: dict[str, Any], trained: Path | None
 ) -> None:
     final, unfinished = output_dir / FINAL, output_dir / f".{FINAL}.unfinished"
     if trainer.accelerator.is_main_process:

@@ -46,6 +46,12 @@ def has_box(completion: str) -> bool:
     return last_boxed(completion[-REGION_BYTES:]) is not None
 
 
+def has_r1_zero_format(completion: str, strict: bool = True) -> bool:
+    """Whether thought and answer are tagged as the r1_zero prompt asks; strictly with exactly one space between."""
+    between = " " if strict else r"\s*"
+    return re.search(rf"</think>{between}<answer>", completion) is not None and "</answer>" in completion
+
+
 def has_closed_answer(completion: str) -> bool:
     """Whether the answer has an end of its own: a box with its closing brace, or `</answer>`."""
     region = completion[-REGION_BYTES:].rpartition("</think>")[2]

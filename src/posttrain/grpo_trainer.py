@@ -1,0 +1,197 @@
+"""TRL's GRPOTrainer with one grader, little padding, seconds by phase, and its completions on record."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+
+from posttrain.callbacks import ContinuedFile
+from posttrain.grading import Grade, Grader, Verdict
+from posttrain.results import Sample
+from posttrain.sampling import Decoding, HfSampler
+from posttrain.trainer import WholeRun
+from posttrain.verifier.extract import has_box, has_r1_zero_format
+
+COMPLETIONS_FILE = "completions.jsonl"
+TRUNCATED = "completions/clipped_ratio"  # TRL's name
+PHASES = ("generation", "reward")  # timed by themselves; what is left of a step is the update
+
+
+class GrpoTrainer(WholeRun, GRPOTrainer):
+    """GRPOTrainer whose rows hold `prompt` as text, `answer` and `id`.
+
+    `subtract_mean=False` trains on bare rewards instead of advantages (CS336's no_baseline).
+    """
+
+    def __init__(self, grader: Grader, subtract_mean: bool = True, **kwargs: Any) -> None:
+        self.grader, self.subtract_mean = grader, subtract_mean
+        self.phase_seconds: Counter[str] = Counter()
+        self.logged_step = 0
+        self.weighted_rewards = torch.empty(0)  # of the last generation, all processes
+        super().__init__(**kwargs)
+        self.completions = ContinuedFile(Path(self.args.output_dir) / COMPLETIONS_FILE)
+        self.add_callback(self.completions)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Count the seconds of this block to `phase`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phase_seconds[phase] += time.perf_counter() - began
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """Ids as evaluation makes them: a rendered prompt gets no further special tokens."""
+        return self.processing_class(prompts, add_special_tokens=False)["input_ids"], None, {}
+
+    def _generate(self, prompts: list[str]) -> Any:
+        with self.timed("generation"):
+            return super()._generate(prompts)
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: list[str], completions: list[str], completion_ids: list[list[int]]
+    ) -> torch.Tensor:
+        """Grade once, and hand the grades to every reward function. (completions of all processes, functions)"""
+        truncated = [self.is_truncated(ids, text) for ids, text in zip(completion_ids, completions, strict=True)]
+        with self.timed("reward"):
+            grades = self.grader.grade([row["answer"] for row in inputs], completions, truncated)
+            rows = [
+                {**row, "grade": grade, "truncated": cut, "max_completion_length": self.max_completion_length}
+                for row, grade, cut in zip(inputs, grades, truncated, strict=True)
+            ]
+            rewards = super()._calculate_rewards(rows, prompts, completions, completion_ids)
+        self._note_verdicts(grades, completions, truncated)
+        self.weighted_rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+        return rewards
+
+    def is_truncated(self, ids: list[int], text: str) -> bool:
+        """Whether the budget cut a completion off. TRL takes any end but an end token for that, a stop string too."""
+        stops = (self.args.generation_kwargs or {}).get("stop") or []
+        return (
+            len(ids) >= self.max_completion_length
+            and ids[-1] not in self.eos_token_ids
+            and not text.endswith(tuple([stops] if isinstance(stops, str) else stops))
+        )
+
+    def _note_verdicts(self, grades: list[Grade], completions: list[str], truncated: list[bool]) -> None:
+        """Shares of all processes' completions by verdict, of those in each format, and of those cut off."""
+        counts = [sum(g.verdict == verdict for g in grades) for verdict in Verdict]
+        counts += [sum(map(has_box, completions)), sum(map(has_r1_zero_format, completions)), sum(truncated)]
+        counts.append(len(completions))
+        total = self.accelerator.gather(torch.tensor([counts], device=self.accelerator.device)).sum(0).tolist()
+        names = [*(f"verdict/{verdict}" for verdict in Verdict), "format/boxed", "format/r1_zero", TRUNCATED]
+        self._metrics["train"][TRUNCATED].pop()  # TRL's
+        for name, count in zip(names, total[:-1], strict=True):
+            self._metrics["train"][name].append(count / total[-1])
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        scored = super()._generate_and_score_completions(inputs)
+        if not self.subtract_mean:
+            rank, n = self.accelerator.process_index, len(inputs)
+            scored["advantages"] = self.weighted_rewards[rank * n : (rank + 1) * n]
+        figures = self._metrics["train"]
+        prompts = len(self.weighted_rewards) / self.num_generations
+        figures["effective_prompts"].append((1 - figures["frac_reward_zero_std"][-1]) * prompts)
+        if self.accelerator.is_main_process:
+            self.completions.append(self._completion_lines())
+        return scored
+
+    def _completion_lines(self) -> list[dict[str, Any]]:
+        """The generation just scored; TRL keeps that much in `_logs`. `step` is the one that will train on it."""
+        logs, bound = self._logs, self.args.num_completions_to_print
+        lines = zip(logs["prompt"], logs["completion"], logs["advantages"], strict=True)
+        return [
+            {
+                "step": self.state.global_step + 1,
+                "prompt": prompt,
+                "completion": completion,
+                "rewards": {name: values[i] for name, values in logs["rewards"].items()},
+                "advantage": advantage,
+            }
+            for i, (prompt, completion, advantage) in enumerate(lines)
+            if bound is None or i < bound
+        ]
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """TRL's buffer of one generation, cut into micro-batches of similar length instead of random ones."""
+        generate_every = self.args.steps_per_generation * self.num_iterations
+        if self._step % generate_every == 0 or self._buffered_inputs is None:
+            scored = self._generate_and_score_completions(generation_batch)
+            accumulated = min(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
+            self._buffered_inputs = micro_batches(scored, self.args.steps_per_generation, accumulated)
+            self._metrics["train"]["real_positions"].append(real_positions(self._buffered_inputs))
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add seconds per step by phase; `update` is what the others leave."""
+        steps = self.state.global_step - self.logged_step
+        if "loss" in logs and steps:
+            seconds = {phase: self.phase_seconds[phase] for phase in PHASES}
+            seconds["update"] = self.window.seconds() - sum(seconds.values())
+            logs |= {f"seconds/{phase}": round(value / steps, 4) for phase, value in seconds.items()}
+            self.start_phases()
+        super().log(logs, start_time)
+
+    def start_phases(self) -> None:
+        """Count phases from this step on."""
+        self.phase_seconds.clear()
+        self.logged_step = self.state.global_step
+
+    def answer_greedily(self, prompts: list[list[int]]) -> list[Sample]:
+        """One greedy completion per prompt with the current weights, in order; every process gets all of them."""
+        decoding = Decoding(self.max_completion_length, 0.0, 1.0, 0, tuple(self.eos_token_ids))
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        mine = range(rank, len(prompts), world)
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model:
+            config, training = model.generation_config, model.training
+            sampler = HfSampler(model, self.processing_class, self.args.per_device_eval_batch_size)
+            samples = list(sampler.sample([prompts[i] for i in mine], decoding))
+            model.generation_config = config  # the sampler put its own there, and a checkpoint saves it
+            model.train(training)
+        placed = [Sample(mine[s.index], s.text, s.tokens, s.finish_reason) for s in samples]
+        return sorted(gather_object(placed), key=lambda sample: sample.index)
+
+
+def micro_batches(scored: dict[str, Any], number: int, per_update: int) -> list[dict[str, Any]]:
+    """`number` micro-batches of one generation; those of one optimizer step are sorted by length and trimmed.
+
+    Which completions share an optimizer step stays random, so that no step sees the short ones alone. `scored` is TRL's
+    dictionary: prompts padded on the left, completions on the right, and whatever has a row for each.
+    """
+    lengths = scored["completion_mask"].sum(1)
+    order = torch.randperm(len(lengths))
+    updates = order.chunk(number // per_update)
+    by_length = [update[lengths.cpu()[update].argsort(stable=True)] for update in updates]
+    rows = [part for update in by_length for part in update.chunk(per_update)]
+    return [_trimmed(scored, part.to(lengths.device)) for part in rows]
+
+
+def _trimmed(scored: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+    prompt_width, completion_width = scored["prompt_mask"].shape[1], scored["completion_mask"].shape[1]
+    prompt = int(scored["prompt_mask"][rows].sum(1).max())
+    completion = max(1, int(scored["completion_mask"][rows].sum(1).max()))
+    batch = {}
+    for name, value in scored.items():
+        if not isinstance(value, torch.Tensor) or value.ndim == 0:  # a number about the whole generation
+            batch[name] = value
+        elif name.startswith("prompt_"):
+            batch[name] = value[rows][:, prompt_width - prompt :]
+        elif value.ndim > 1 and value.shape[1] == completion_width:
+            batch[name] = value[rows][:, :completion]
+        else:
+            batch[name] = value[rows]
+    return batch
+
+
+def real_positions(batches: list[dict[str, Any]]) -> float:
+    """Share of the positions a forward pass computes that hold tokens rather than padding."""
+    masks = [batch[name] for batch in batches for name in ("prompt_mask", "completion_mask")]
+    return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
