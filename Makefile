@@ -12,7 +12,7 @@ RESULTS ?= evals/tiny_sft/tiny_1step
 DEMO ?= .
 ARGS ?=
 
-.PHONY: install demo test unit lint train probe eval score compare report bench-sft bench-verifier
+.PHONY: install demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier
 
 install: $(VENV)/.installed
 
@@ -21,6 +21,8 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+# One thread: two that other work disturbs run models this small many times slower.
+demo: export OMP_NUM_THREADS = 1
 demo: install
 	$(BIN)/python data_prep/tiny_math.py --out $(DEMO)/data
 	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model assets/tiny_base --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_base
@@ -62,6 +64,12 @@ report: install
 
 bench-verifier: install
 	$(BIN)/python benchmarks/bench_verifier.py $(ARGS)
+
+bench-reward: install
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_reward.py $(ARGS)
+
+bench-grpo: install
+	OMP_NUM_THREADS=1 POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python benchmarks/bench_grpo.py $(ARGS)
 
 bench-sft: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_sft.py $(ARGS)
