@@ -102,10 +102,10 @@ def main() -> None:
     for name in FILES:
         pairs, labels = (part[: arguments.limit] for part in read_pairs(arguments.data / f"{name}.jsonl"))
         golds, responses = [p[0] for p in pairs], [p[1] for p in pairs]
-        with Grader(workers=1, lenient=name not in BOXED) as grader:
+        with Grader(workers=1) as grader:
             grader.grade(["\\sqrt{2}"], ["\\boxed{\\sqrt{3}}"], [False])  # start the process
             began = time.perf_counter()
-            grades = grader.grade(golds, responses, [False] * len(pairs))
+            grades = grader.grade(golds, responses, [False] * len(pairs), lenient=name not in BOXED)
             seconds = time.perf_counter() - began
         ours = [grade.verdict is Verdict.CORRECT for grade in grades]
         cells = [score(ours, labels, seconds)]

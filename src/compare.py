@@ -1,15 +1,16 @@
 """Two checkpoints on the benchmarks that both were evaluated on: is B better than A?
 
-    python src/compare.py evals/tiny_base evals/tiny_sft [--flips 3]
+    python src/compare.py evals/tiny_base evals/tiny_sft [--flips 3] [--lengths]
 
-Refuses, with the field's name, where the two were not evaluated alike. --flips shows answers that changed.
+Refuses, with the field's name, where the two were not evaluated alike. --flips shows answers that changed, --lengths
+accuracy among answers of like length.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from posttrain.comparison import Comparison, ComparisonError, compare, table
+from posttrain.comparison import Comparison, ComparisonError, compare, length_table, table
 from posttrain.errors import run_script
 from posttrain.results import METRICS_FILE, SAMPLES_FILE
 
@@ -19,6 +20,7 @@ def main() -> None:
     parser.add_argument("a", type=Path, help="evals/<run> of the baseline")
     parser.add_argument("b", type=Path, help="evals/<run> of the candidate")
     parser.add_argument("--flips", type=int, default=0, help="changed answers to show per benchmark and direction")
+    parser.add_argument("--lengths", action="store_true", help="accuracy by the length of the answer, in A's bins")
     arguments = parser.parse_args()
 
     shared = sorted(
@@ -30,6 +32,8 @@ def main() -> None:
         raise ComparisonError(f"{arguments.a} and {arguments.b}: share no finished benchmark")
     comparisons = [compare(arguments.a / name, arguments.b / name) for name in shared]
     print(table(comparisons))
+    for comparison in comparisons if arguments.lengths else ():
+        print("\n" + length_table(comparison))
     for comparison in comparisons if arguments.flips else ():
         show_flips(comparison, arguments.a, arguments.b, arguments.flips)
 

@@ -27,6 +27,7 @@ def main() -> None:
     from tqdm import tqdm
 
     from posttrain import evaluation, results
+    from posttrain.graded import grade_samples
     from posttrain.grading import Grader
     from posttrain.lineage import lock
     from posttrain.prompts import prompt_hash
@@ -58,7 +59,7 @@ def main() -> None:
                 result.keep(sample)
                 progress.update()
             with Grader() as grader:
-                metrics = result.finish(evaluation.grade_samples(benchmark.rows, texts, samples, grader))
+                metrics = result.finish(grade_samples(benchmark.rows, texts, samples, grader, prompt))
         finished.append(metrics)
     print(f"{options.model}, prompt {prompt}:\n{results.table(finished)}\n→ {output_dir}")
 

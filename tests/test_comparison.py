@@ -15,6 +15,8 @@ from posttrain.comparison import (
     paired_interval,
     sign_flip,
 )
+from posttrain.results import SCHEMA_VERSION
+from posttrain.scoring import compute_metrics
 
 
 @pytest.mark.parametrize(
@@ -61,19 +63,23 @@ def test_holm():
 
 
 SETTINGS = {
-    "benchmark": "x", "data_sha256": "d", "limit": None, "prompt": {"name": "chat", "hash": "h"},
-    "decoding": {"temperature": 0.0}, "grader": {"name": "posttrain", "version": "2"},
+    "schema": SCHEMA_VERSION, "benchmark": "x", "data_sha256": "d", "limit": None,
+    "prompt": {"name": "chat", "hash": "h"}, "decoding": {"temperature": 0.0},
+    "grader": {"name": "posttrain", "version": "2"},
 }  # fmt: skip
 
 
 def write(directory, verdicts, **changes):
     directory.mkdir(parents=True)
-    (directory / "metrics.json").write_text(json.dumps(SETTINGS | changes))
-    lines = [
-        json.dumps({"id": f"q{i}", "verdict": "correct" if v else "wrong", "gold": "1", "completion": f"{v}"})
+    samples = [
+        {
+            "id": f"q{i}", "verdict": "correct" if v else "wrong", "gold": "1", "completion": f"{v}", "tokens": i,
+            "finish_reason": "stop", "format": True, "format_compat": True, "correct_lenient": True, "vote": 1 - v,
+        }
         for i, v in enumerate(verdicts)
-    ]
-    (directory / "samples.jsonl").write_text("\n".join(lines))
+    ]  # fmt: skip
+    (directory / "metrics.json").write_text(json.dumps(compute_metrics(samples) | SETTINGS | changes))
+    (directory / "samples.jsonl").write_text("\n".join(map(json.dumps, samples)))
     return directory
 
 
@@ -85,13 +91,16 @@ def test_a_comparison_names_what_changed(tmp_path):
     assert result.worse == ["q0"]
     assert result.better == ["q1", "q2", "q3", "q4", "q5", "q6"]
     assert result.p == pytest.approx(mcnemar(1, 6)[0])
-    done = run_script("src/compare.py", tmp_path / "a", tmp_path / "b", "--flips", 1)
+    assert (result.strict, result.lenient) == (0.625, 0.0)
+    assert [bin_["a"]["n"] for bin_ in result.lengths] == [bin_["b"]["n"] for bin_ in result.lengths] == [2, 1, 2, 1, 2]
+    done = run_script("src/compare.py", tmp_path / "a", tmp_path / "b", "--flips", 1, "--lengths")
+    assert "50.0% of 2" in done.stdout
     assert done.returncode == 0, done.stderr
     assert "+62.5%" in done.stdout
     assert "x q0: A right, B wrong" in done.stdout
 
 
-@pytest.mark.parametrize("field", sorted(SETTINGS))
+@pytest.mark.parametrize("field", sorted(set(SETTINGS) - {"schema"}))
 def test_runs_that_are_not_alike_are_refused(tmp_path, field):
     a, b = write(tmp_path / "a", [1, 0]), write(tmp_path / "b", [1, 0], **{field: {"other": 1}})
     with pytest.raises(ComparisonError, match=f"{field} differs"):

@@ -14,7 +14,7 @@ from posttrain.lineage import read_lineage
 from posttrain.model_source import ModelError, check_model, evaluation_name
 from posttrain.prompts import render_prompt
 from posttrain.results import Result, ResultError, Sample
-from posttrain.sampling import Decoding, HfSampler
+from posttrain.sampling import Decoding, HfSampler, to_sample
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,10 @@ def test_sampling_is_seeded(checkpoint):
 
 
 def test_tokens_count_neither_padding_nor_the_stop(checkpoint):
-    model, tokenizer = checkpoint
-    sampler = HfSampler(model, tokenizer, 4)
-    stopped = sampler._sample(0, [5, 6, 7, 2, 0, 0], GREEDY)
+    _, tokenizer = checkpoint
+    stopped = to_sample(0, [5, 6, 7, 2], GREEDY, tokenizer)
     assert (stopped.tokens, stopped.finish_reason) == (3, "stop")
-    cut = sampler._sample(0, [5, 6, 7], GREEDY)
+    cut = to_sample(0, [5, 6, 7], GREEDY, tokenizer)
     assert (cut.tokens, cut.finish_reason) == (3, "length")
 
 

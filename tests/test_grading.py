@@ -53,6 +53,9 @@ def verdict(grader: Grader, gold: str, completion: str, truncated: bool = False)
         (r"\boxed{1} </think> <answer> 7 </answer>", "7"),
         (r"</think> <answer> so \boxed{8} </answer>", "8"),
         (r"<answer>6</answer> no </think> the answer is 9", "9"),
+        ("</think> <answer>The answer is 7</answer>", "7"),
+        ("Final Answer: The final answer is $7$. I hope it is correct.", "$7$"),
+        ("the answer is 5 or not. The answer is:", "5 or not"),
         ("just words", None),
         ("", None),
         (r"\boxed{" * 300, None),
@@ -152,6 +155,7 @@ def test_every_gold_equals_itself_and_not_the_next(grader, shared_data, file, fi
 
 
 HOSTILE = [
+    "the answer is" + " " * 60_000,
     r"\boxed{9^{9^{9^{9}}}}",
     r"\boxed{\dfrac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}}",
     r"\boxed{10^9!}",
@@ -266,3 +270,13 @@ def test_arithmetic_is_bounded(text):
     except ZeroDivisionError:
         return
     assert value is None or value.denominator > 0
+
+
+def test_votes_group_equal_answers_and_leave_out_those_that_give_none(grader):
+    answers = [r"\boxed{0.5}", r"\boxed{2}", r"\boxed{\frac{4}{2}}", "none", r"\boxed{\sqrt{8}}", r"\boxed{2\sqrt{2}}"]
+    grades = grader.grade([r"\frac12"] * 6, answers, [False] * 6)
+    (votes,) = grader.votes([grades])
+    assert votes[0] == 0
+    assert votes[3] is None
+    assert votes[1] == votes[2] != votes[4] == votes[5]
+    assert grader.votes([[], grades[3:4]]) == [[], [None]]

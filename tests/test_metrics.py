@@ -1,6 +1,7 @@
 """Intervals against published vectors, counts that add up."""
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from posttrain.metrics import (
     clustered_interval,
     count_verdicts,
     length_summary,
+    maj_at_k,
     pass_at_k,
     wilson_interval,
 )
-from posttrain.results import ResultError, check_counts, compute_metrics
+from posttrain.results import ResultError, check_counts, table
+from posttrain.scoring import accuracy, accuracy_by_length, compute_metrics, macro_mean
 
 NAMES = itertools.count()
 
@@ -78,16 +81,78 @@ def test_no_spread_is_not_certainty():
     assert bootstrap_interval([1.0] * 30) == pytest.approx((1 - 0.113513, 1.0), abs=1e-6)
 
 
-def test_intervals_cover_what_they_promise():
-    """30 questions of 16 samples whose chances differ: 95 % intervals, 2,000 times."""
+def coverage(interval, draw, truth: float, rounds: int = 2000) -> float:
+    """Share of simulated evaluations whose interval holds the truth."""
     generator = np.random.default_rng(0)
-    covered = 0
-    for _ in range(2000):
-        chances = generator.beta(0.5, 1.0, 30)
-        rows = (generator.random((30, 16)) < chances[:, None]).astype(int)
-        _, low, high = clustered_interval(rows.tolist())
-        covered += low <= 1 / 3 <= high
-    assert 0.93 <= covered / 2000 <= 0.965
+    found = [interval(draw(generator)) for _ in range(rounds)]
+    return sum(low <= truth <= high for low, high in found) / rounds
+
+
+def of_questions(q: int, k: int):
+    """Rows of 0/1 for questions whose chances differ, of mean 1/3."""
+    return lambda generator: (generator.random((q, k)) < generator.beta(0.5, 1.0, q)[:, None]).astype(int).tolist()
+
+
+@pytest.mark.parametrize(("q", "k"), [(30, 16), (40, 16), (500, 4)])
+def test_the_interval_over_questions_covers_what_it_promises(q, k):
+    assert 0.93 <= coverage(lambda rows: clustered_interval(rows)[1:], of_questions(q, k), 1 / 3) <= 0.965
+
+
+@pytest.mark.parametrize(("n", "share"), [(30, 0.3), (40, 0.5), (500, 0.62)])
+def test_the_interval_of_one_sample_covers_what_it_promises(n, share):
+    draw = lambda generator: generator.binomial(n, share)  # noqa: E731
+    assert 0.93 <= coverage(lambda successes: wilson_interval(successes, n), draw, share, 20_000) <= 0.965
+
+
+@pytest.mark.parametrize(("q", "measure"), [(40, "pass"), (40, "maj"), (500, "pass")])
+def test_the_bootstrap_covers_what_it_promises(q, measure):
+    def values(rows):
+        return [pass_at_k(8, sum(r), 4) if measure == "pass" else maj_at_k([1 - x for x in r], 3) for r in rows]
+
+    truth = float(np.mean(values(of_questions(200_000, 8)(np.random.default_rng(1)))))
+    draw = of_questions(q, 8)
+    found = coverage(lambda rows: bootstrap_interval(values(rows)), draw, truth, rounds=1000 if q < 100 else 300)
+    assert 0.93 <= found <= 0.965
+
+
+def test_the_mean_of_benchmarks_covers_what_it_promises():
+    def draw(generator):
+        return [accuracy(of_questions(q, k)(generator)) for q, k in ((30, 16), (40, 16), (500, 1))]
+
+    def interval(accuracies):
+        mean = macro_mean(accuracies)
+        return mean["low"], mean["high"]
+
+    assert 0.93 <= coverage(interval, draw, 1 / 3) <= 0.965
+
+
+@pytest.mark.parametrize(
+    ("votes", "k", "expected"),
+    [([0, 0, 1, 2], 3, 2 / 3), ([0, 0, 1, 1], 4, 1 / 2), ([None, None, None, 0], 4, 1.0), ([0, 1, 1, 1], 2, 1 / 4),
+     ([None, None], 2, 0.0), ([1, 1, 2], 3, 0.0)],
+)  # fmt: skip
+def test_maj_at_k_vectors(votes, k, expected):
+    assert maj_at_k(votes, k) == pytest.approx(expected)
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, None]), min_size=1, max_size=7).flatmap(
+    lambda votes: st.tuples(st.just(votes), st.integers(1, len(votes)))))  # fmt: skip
+def test_maj_at_k_is_the_mean_over_all_subsets(case):
+    votes, k = case
+    scores = []
+    for chosen in itertools.combinations(votes, k):
+        counts = Counter(vote for vote in chosen if vote is not None)
+        winners = [vote for vote, n in counts.items() if n == max(counts.values())]
+        scores.append((0 in winners) / len(winners) if winners else 0.0)
+    assert maj_at_k(votes, k) == pytest.approx(sum(scores) / len(scores))
+
+
+def test_maj_at_k_of_many_samples_is_drawn_with_a_seed():
+    votes = [0] * 20 + [1] * 30 + [None] * 14
+    assert maj_at_k(votes, 8) == maj_at_k(votes, 8)
+    assert 0.1 < maj_at_k(votes, 8) < 0.4
+    with pytest.raises(ValueError, match="maj@3 of 2 samples"):
+        maj_at_k([0, 1], 3)
 
 
 def test_the_bootstrap_is_seeded_and_holds_the_mean():
@@ -107,16 +172,18 @@ def test_several_samples_of_a_question():
     assert set(metrics["pass_at_k"]) == {"1", "2", "4"}
 
 
-def sample(verdict: Verdict, tokens: int = 4, name: str | None = None) -> dict:
-    reason = "length" if verdict is Verdict.TRUNCATED else "stop"
-    answer = "1" if verdict in (Verdict.CORRECT, Verdict.WRONG) else None
+def sample(verdict: Verdict, tokens: int = 4, name: str | None = None, **changes) -> dict:
+    answered = verdict in (Verdict.CORRECT, Verdict.WRONG)
     return {
         "verdict": verdict.value,
         "tokens": tokens,
-        "finish_reason": reason,
-        "boxed": answer is not None,
+        "finish_reason": "length" if verdict is Verdict.TRUNCATED else "stop",
+        "format": answered,
+        "format_compat": answered,
+        "correct_lenient": verdict is Verdict.CORRECT,
+        "vote": [Verdict.CORRECT, Verdict.WRONG].index(verdict) if answered else None,
         "id": name or str(next(NAMES)),
-    }
+    } | changes
 
 
 @given(st.lists(st.sampled_from(list(Verdict))))
@@ -156,3 +223,37 @@ def test_an_unknown_outcome_is_refused():
 
 def test_percentiles_are_linear():
     assert length_summary([1, 2, 3, 4])["p50"] == 2.5
+
+
+def test_a_gain_in_format_is_told_from_a_gain_in_ability():
+    boxed = sample(Verdict.CORRECT)
+    bare = sample(Verdict.UNPARSED, correct_lenient=True)
+    tagless = sample(Verdict.CORRECT, format=False)
+    cut = sample(Verdict.TRUNCATED)
+    metrics = compute_metrics([boxed, bare, tagless, cut])
+    assert metrics["accuracy"]["value"] == 0.5
+    assert metrics["accuracy_strict"]["value"] == 0.25
+    assert metrics["accuracy_lenient"]["value"] == 0.75
+    assert metrics["accuracy_completed"]["value"] == pytest.approx(2 / 3)
+    assert metrics["format_by_correct"] == {
+        "formatted_correct": 1, "formatted_incorrect": 0, "unformatted_correct": 1, "unformatted_incorrect": 2,
+    }  # fmt: skip
+    assert compute_metrics([cut])["accuracy_completed"] is None
+
+
+def test_accuracy_by_length_uses_the_edges_of_the_run_compared_with():
+    samples = [sample(Verdict.CORRECT if n <= 600 else Verdict.WRONG, n) for n in range(100, 1100, 100)]
+    metrics = compute_metrics(samples)
+    own = metrics["accuracy_by_length"]
+    assert own["edges"] == [100, 280, 460, 640, 820, 1000]
+    assert own["bins"] == [{"n": 2, "accuracy": a} for a in (1, 1, 1, 0, 0)]
+    other = accuracy_by_length([sample(Verdict.CORRECT, 5000)], own["edges"])
+    assert [b["n"] for b in other["bins"]] == [0, 0, 0, 0, 1]
+    assert metrics["accuracy_within_budget"] == {"512": 0.5, "1024": 0.6}
+
+
+def test_the_table_shows_the_mean_of_several_benchmarks():
+    metrics = compute_metrics([sample(Verdict.CORRECT), sample(Verdict.WRONG)])
+    one = {**metrics, "benchmark": "x", "limit": None}
+    assert "mean" not in table([one])
+    assert "50.0%" in table([one, one]).split("mean")[1]

@@ -10,8 +10,8 @@ import numpy as np
 import scipy.stats
 
 from posttrain.errors import PosttrainError
-from posttrain.grading import Verdict
-from posttrain.results import METRICS_FILE, SAMPLES_FILE
+from posttrain.results import METRICS_FILE, SAMPLES_FILE, SCHEMA_VERSION
+from posttrain.scoring import accuracy_by_length, is_correct, questions_of
 
 MUST_AGREE = ("benchmark", "data_sha256", "limit", "prompt", "decoding", "grader")
 EXACT_QUESTIONS = 20  # up to here all sign flips are counted
@@ -25,7 +25,12 @@ class ComparisonError(PosttrainError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """B minus A on one benchmark. `better` and `worse` are ids of questions that changed, at one sample a question."""
+    """B minus A on one benchmark. `better` and `worse` are ids of questions that changed, at one sample a question.
+
+    `strict` and `lenient` are the differences when the prompt's format must be met too, and when unmarked answers
+    count: a gain in format alone shows in the first and not in the second. `lengths` holds edge, samples and accuracies
+    of A and B in bins whose edges are A's.
+    """
 
     benchmark: str
     questions: int
@@ -39,6 +44,9 @@ class Comparison:
     detectable: float
     better: list[str]
     worse: list[str]
+    strict: float
+    lenient: float
+    lengths: list[dict[str, Any]]
 
 
 def mcnemar(b: int, c: int) -> tuple[float, float]:
@@ -100,7 +108,8 @@ def compare(a: Path, b: Path) -> Comparison:
         left, right = (_setting(m, field) for m in metrics)
         if left != right:
             raise ComparisonError(f"{a} and {b}: {field} differs ({left!r} and {right!r}); evaluate both alike")
-    outcomes = [_outcomes(path) for path in (a, b)]
+    samples = [_samples(path) for path in (a, b)]
+    outcomes = [questions_of(side, is_correct) for side in samples]
     if outcomes[0].keys() != outcomes[1].keys():
         raise ComparisonError(f"{a} and {b}: hold different questions; evaluate both on the same file")
     ids = list(outcomes[0])
@@ -125,7 +134,20 @@ def compare(a: Path, b: Path) -> Comparison:
         detectable=detectable_difference(differences),
         better=better,
         worse=worse,
+        strict=_difference(metrics, "accuracy_strict"),
+        lenient=_difference(metrics, "accuracy_lenient"),
+        lengths=_by_length(metrics[0]["accuracy_by_length"], samples[1]),
     )
+
+
+def _difference(metrics: list[dict[str, Any]], name: str) -> float:
+    return metrics[1][name]["value"] - metrics[0][name]["value"]
+
+
+def _by_length(of_a: dict[str, Any], samples_of_b: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    of_b = accuracy_by_length(samples_of_b, of_a["edges"])
+    bins = zip(of_a["edges"][:-1], of_a["bins"], of_b["bins"], strict=True)
+    return [{"from": edge, "a": left, "b": right} for edge, left, right in bins]
 
 
 def _setting(metrics: dict[str, Any], field: str) -> Any:
@@ -138,27 +160,36 @@ def _metrics(directory: Path) -> dict[str, Any]:
     path = directory / METRICS_FILE
     if not path.is_file():
         raise ComparisonError(f"{path}: missing; expected a finished evaluation, evals/<run>/<benchmark>")
-    return json.loads(path.read_text())
+    metrics = json.loads(path.read_text())
+    if metrics["schema"] != SCHEMA_VERSION:
+        raise ComparisonError(f"{path}: of schema {metrics['schema']}, expected {SCHEMA_VERSION}; evaluate it again")
+    return metrics
 
 
-def _outcomes(directory: Path) -> dict[str, list[int]]:
-    """0/1 per sample, by question."""
-    outcomes: dict[str, list[int]] = {}
-    for line in (directory / SAMPLES_FILE).read_text().rstrip("\n").split("\n"):
-        sample = json.loads(line)
-        outcomes.setdefault(sample["id"], []).append(int(sample["verdict"] == Verdict.CORRECT))
-    return outcomes
+def _samples(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / SAMPLES_FILE).read_text().rstrip("\n").split("\n")]
 
 
 def table(comparisons: list[Comparison]) -> str:
     """One line per benchmark, and what the numbers mean."""
-    heads = f"{'B − A':<26}{'p':>10}{'Holm p':>10}{'could see':>11}{'flips':>9}"
+    heads = f"{'B − A':<26}{'p':>10}{'Holm p':>10}{'could see':>11}{'flips':>9}{'strict':>8}{'lenient':>9}"
     lines = [f"{'benchmark':<14}{'n':>6}{'A':>8}{'B':>8}  {heads}"]
     for c, adjusted in zip(comparisons, holm([c.p for c in comparisons]), strict=True):
         interval = f"{c.difference:+.1%} [{c.low:+.1%}, {c.high:+.1%}]"
         lines.append(
             f"{c.benchmark:<14}{c.questions:>6}{c.a:>8.1%}{c.b:>8.1%}  {interval:<26}{c.p:>10.2g}{adjusted:>10.2g}"
             f"{f'{c.detectable:.1%}' if c.detectable else '-':>11}{f'+{len(c.better)} −{len(c.worse)}':>9}"
+            f"{c.strict:>+8.1%}{c.lenient:>+9.1%}"
         )
     lines.append(f"p: {comparisons[0].test}. could see: the smallest true difference found with 80 % power at 5 %.")
+    lines.append("strict, lenient: B − A with the prompt's format required, and with unmarked answers counted.")
+    return "\n".join(lines)
+
+
+def length_table(comparison: Comparison) -> str:
+    """Accuracy of A and B among samples of like length; the bins hold a fifth of A's samples each."""
+    lines = [f"{comparison.benchmark}: {'tokens from':>11}{'A':>14}{'B':>14}"]
+    for found in comparison.lengths:
+        cells = [f"{s['accuracy']:.1%} of {s['n']}" if s["n"] else "-" for s in (found["a"], found["b"])]
+        lines.append(f"{'':<{len(comparison.benchmark)}}  {found['from']:>11.0f}{cells[0]:>14}{cells[1]:>14}")
     return "\n".join(lines)

@@ -9,13 +9,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from posttrain import atomic, grading, lineage
 from posttrain.benchmarks import Benchmark
 from posttrain.errors import PosttrainError
-from posttrain.grading import Grader
 from posttrain.options import EvalOptions
-from posttrain.prompts import prompt_hash, render_prompt
-from posttrain.results import SCHEMA_VERSION, Sample
+from posttrain.prompts import render_prompt
+from posttrain.results import SCHEMA_VERSION
 from posttrain.rope import rope_of
 from posttrain.sampling import Decoding, Sampler
-from posttrain.verifier.extract import has_box
 
 
 def load_checkpoint(options: EvalOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -96,30 +94,3 @@ def render_questions(
             f"the model's max_position_embeddings is {positions}; lower max_new_tokens"
         )
     return texts, ids
-
-
-def grade_samples(
-    rows: list[dict[str, Any]], prompt_texts: list[str], samples: list[Sample], grader: Grader
-) -> list[dict[str, Any]]:
-    """Lines of samples.jsonl in the order of `index`, which counts all questions once, then all of them again."""
-    samples = sorted(samples, key=lambda sample: sample.index)
-    n = len(rows)
-    golds = [rows[sample.index % n]["answer"] for sample in samples]
-    cut_off = [sample.finish_reason == "length" for sample in samples]
-    grades = grader.grade(golds, [sample.text for sample in samples], cut_off)
-    return [
-        {
-            "id": rows[sample.index % n]["id"],
-            "sample": sample.index // n,
-            "prompt_hash": prompt_hash(prompt_texts[sample.index % n]),
-            "completion": sample.text,
-            "finish_reason": sample.finish_reason,
-            "tokens": sample.tokens,
-            "boxed": has_box(sample.text),
-            "answer": graded.answer,
-            "gold": gold,
-            "verdict": graded.verdict.value,
-            "symbolic": graded.symbolic,
-        }
-        for sample, gold, graded in zip(samples, golds, grades, strict=True)
-    ]

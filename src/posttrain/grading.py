@@ -1,5 +1,6 @@
 """One grader for rewards, rejection sampling, data preparation and evaluation: what became of a completion, and why."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,7 +9,7 @@ from posttrain.verifier.exact import equal
 from posttrain.verifier.extract import extract_answer, has_closed_answer
 from posttrain.verifier.pool import SymbolicPool
 
-VERSION = "2"  # of the rules; a verdict may change with it
+VERSION = "3"  # of the rules; a verdict may change with it
 
 
 class Verdict(StrEnum):
@@ -38,8 +39,7 @@ class Grader:
     answer, as samples of one question repeat.
     """
 
-    def __init__(self, workers: int | None = None, deadline_seconds: float = 2.0, lenient: bool = False) -> None:
-        self.lenient = lenient  # take unmarked answers too; for comparison with other graders, never for training
+    def __init__(self, workers: int | None = None, deadline_seconds: float = 2.0) -> None:
         self.pool = SymbolicPool(workers, deadline_seconds)
         self.known: dict[tuple[str, str], bool | str] = {}
 
@@ -49,11 +49,16 @@ class Grader:
     def __exit__(self, *_: object) -> None:
         self.pool.close()
 
-    def grade(self, golds: Sequence[str], completions: Sequence[str], truncated: Sequence[bool]) -> list[Grade]:
-        """One grade per completion, in order. Never raises on what a model wrote."""
+    def grade(
+        self, golds: Sequence[str], completions: Sequence[str], truncated: Sequence[bool], lenient: bool = False
+    ) -> list[Grade]:
+        """One grade per completion, in order. Never raises on what a model wrote.
+
+        `lenient` takes unmarked answers too: for comparison with other graders, never for training.
+        """
         # Cut off, a model may have been about to write more: only an answer with an end is one.
         answers = [
-            extract_answer(completion, self.lenient) if not cut or has_closed_answer(completion) else None
+            extract_answer(completion, lenient) if not cut or has_closed_answer(completion) else None
             for completion, cut in zip(completions, truncated, strict=True)
         ]
         decided = [None if a is None else equal(g, a) for g, a in zip(golds, answers, strict=True)]
@@ -68,6 +73,23 @@ class Grader:
                 grades.append(Grade(_verdict(outcome), answer, symbolic=verdict is None))
         return grades
 
+    def votes(self, questions: Sequence[Sequence[Grade]]) -> list[list[int | None]]:
+        """Classes of equal answers among the samples of each question: 0 is the gold's, None gives no answer.
+
+        Two wrong answers are equal where the comparison says so in both directions, and by way of a third.
+        """
+        wrong = [sorted({g.answer for g in grades if _is_other(g)}) for grades in questions]
+        pairs = [pair for answers in wrong for pair in itertools.combinations(answers, 2)]
+        there = self._equal(pairs)
+        both = self._equal([(b, a) for a, b in there])
+        return [_classes(grades, {(a, b) for b, a in both}) for grades in questions]
+
+    def _equal(self, pairs: list[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of the pairs whose second is equal to their first."""
+        decided = {pair: equal(*pair) for pair in set(pairs)}
+        self._compare(sorted(p for p, outcome in decided.items() if outcome is None and p not in self.known))
+        return {p for p, outcome in decided.items() if (self.known[p] if outcome is None else outcome) is True}
+
     def _compare(self, pairs: list[tuple[str, str]]) -> None:
         for index, outcome in self.pool.compare(pairs):
             self.known[pairs[index]] = outcome
@@ -77,3 +99,20 @@ def _verdict(outcome: bool | str) -> Verdict:
     if isinstance(outcome, bool):
         return Verdict.CORRECT if outcome else Verdict.WRONG
     return Verdict(outcome)
+
+
+def _is_other(grade: Grade) -> bool:
+    return grade.answer is not None and grade.verdict is not Verdict.CORRECT
+
+
+def _classes(grades: Sequence[Grade], equals: set[tuple[str, str]]) -> list[int | None]:
+    leader = {grade.answer: grade.answer for grade in grades if _is_other(grade)}
+    for a, b in sorted(equals):
+        if a in leader and b in leader:
+            kept, gone = leader[a], leader[b]
+            leader = {answer: kept if leads == gone else leads for answer, leads in leader.items()}
+    numbers = {leads: number for number, leads in enumerate(dict.fromkeys(leader.values()), start=1)}
+    return [
+        0 if grade.verdict is Verdict.CORRECT else numbers[leader[grade.answer]] if _is_other(grade) else None
+        for grade in grades
+    ]

@@ -13,13 +13,14 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from posttrain.callbacks import ContinuedFile
+from posttrain.forms import in_form
 from posttrain.grading import Grade, Grader, Verdict
 from posttrain.results import Sample
 from posttrain.sampling import Decoding, HfSampler
 from posttrain.trainer import WholeRun
-from posttrain.verifier.extract import has_box, has_r1_zero_format
 
 COMPLETIONS_FILE = "completions.jsonl"
+FORMS = ("box", "tags")  # of posttrain.forms
 TRUNCATED = "completions/clipped_ratio"  # TRL's name
 PHASES = ("generation", "reward")  # timed by themselves; what is left of a step is the update
 
@@ -84,10 +85,10 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
     def _note_verdicts(self, grades: list[Grade], completions: list[str], truncated: list[bool]) -> None:
         """Shares of all processes' completions by verdict, of those in each format, and of those cut off."""
         counts = [sum(g.verdict == verdict for g in grades) for verdict in Verdict]
-        counts += [sum(map(has_box, completions)), sum(map(has_r1_zero_format, completions)), sum(truncated)]
+        counts += [*(sum(in_form(form, text) for text in completions) for form in FORMS), sum(truncated)]
         counts.append(len(completions))
         total = self.accelerator.gather(torch.tensor([counts], device=self.accelerator.device)).sum(0).tolist()
-        names = [*(f"verdict/{verdict}" for verdict in Verdict), "format/boxed", "format/r1_zero", TRUNCATED]
+        names = [*(f"verdict/{verdict}" for verdict in Verdict), *(f"format/{form}" for form in FORMS), TRUNCATED]
         self._metrics["train"][TRUNCATED].pop()  # TRL's
         for name, count in zip(names, total[:-1], strict=True):
             self._metrics["train"][name].append(count / total[-1])

@@ -1,5 +1,7 @@
 """Figures of an evaluation with their uncertainty. Pure functions of counts and lengths."""
 
+import functools
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +14,9 @@ from posttrain.grading import Verdict
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 BOOTSTRAP_ROUNDS = 10_000
 PERCENTILES = (10, 50, 90, 99)
+BIN_PERCENTILES = (0, 20, 40, 60, 80, 100)
+ALL_SUBSETS = 20_000  # up to here maj@k counts every choice of k samples
+DRAWN_SUBSETS = 1_000  # beyond, this many seeded ones
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -36,15 +41,19 @@ def clustered_interval(correct: Sequence[Sequence[int]]) -> tuple[float, float, 
     """
     if len(correct) < 2:
         raise ValueError(f"{len(correct)} questions: an interval over questions needs two")
-    n = sum(map(len, correct))
-    mean = sum(map(sum, correct)) / n
-    residuals = [sum(outcome - mean for outcome in outcomes) for outcomes in correct]
-    q = len(correct)
-    error = math.sqrt(sum(r * r for r in residuals)) / n * math.sqrt(q / (q - 1))
+    mean, q, error = sum(map(sum, correct)) / sum(map(len, correct)), len(correct), standard_error(correct)
     if error == 0:  # all questions alike: no spread to see, which is not certainty
         return mean, *wilson_interval(round(mean * q), q)
     half = float(scipy.stats.t.ppf(0.975, q - 1)) * error
     return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
+def standard_error(correct: Sequence[Sequence[int]]) -> float:
+    """Standard error of the mean over all samples of Q ≥ 2 questions, with the question as the unit."""
+    n, q = sum(map(len, correct)), len(correct)
+    mean = sum(map(sum, correct)) / n
+    residuals = [sum(outcomes) - mean * len(outcomes) for outcomes in correct]
+    return math.sqrt(sum(r * r for r in residuals)) / n * math.sqrt(q / (q - 1))
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -56,14 +65,45 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.prod(1.0 - k / t for t in range(n - c + 1, n + 1))
 
 
+def maj_at_k(votes: Sequence[int | None], k: int) -> float:
+    """Chance that the commonest answer among k of a question's samples is the gold, a tie shared evenly.
+
+    votes: class of equal answers per sample, 0 for the gold's, None for no answer, which does not vote.
+    returns: mean over all choices of k samples, or over seeded ones where they are more than 20,000
+    """
+    if not 1 <= k <= len(votes):
+        raise ValueError(f"maj@{k} of {len(votes)} samples: expected 1 ≤ k ≤ samples")
+    classes = sorted({0, *(vote for vote in votes if vote is not None)})  # the gold's is first, voted for or not
+    ballots = np.array([[vote == c for c in classes] for vote in votes], dtype=np.int64)
+    counts = _subsets(len(votes), k) @ ballots
+    most = counts.max(axis=1, keepdims=True)
+    winners = (counts == most) & (most > 0)
+    return float((winners[:, 0] / np.maximum(winners.sum(axis=1), 1)).mean())
+
+
+@functools.cache
+def _subsets(n: int, k: int) -> np.ndarray:
+    """Choices of k among n as rows of 0 and 1; the same ones for every question."""
+    if math.comb(n, k) <= ALL_SUBSETS:
+        chosen = np.array(list(itertools.combinations(range(n), k)))
+    else:
+        generator = np.random.default_rng([n, k])
+        chosen = np.array([generator.permutation(n)[:k] for _ in range(DRAWN_SUBSETS)])
+    rows = np.zeros((len(chosen), n), dtype=np.int64)
+    np.put_along_axis(rows, chosen, 1, axis=1)
+    return rows
+
+
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the mean, by resampling questions; the same seed gives the same interval."""
     array = np.asarray(values, dtype=float)
     if (array == array[0]).all():  # no spread to see, which is not certainty
         return wilson_interval(round(float(array.sum())), len(array))
     generator = np.random.default_rng(seed)
-    means = [array[generator.integers(0, len(array), len(array))].mean() for _ in range(BOOTSTRAP_ROUNDS)]
-    low, high = np.percentile(means, [2.5, 97.5])
+    at_once = max(1, 2**20 // len(array))  # rounds, so that memory is bounded
+    sizes = [min(at_once, BOOTSTRAP_ROUNDS - start) for start in range(0, BOOTSTRAP_ROUNDS, at_once)]
+    means = [array[generator.integers(0, len(array), (size, len(array)))].mean(axis=1) for size in sizes]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -79,6 +119,11 @@ def length_summary(tokens: Sequence[int]) -> dict[str, float] | None:
         return None
     percentiles = {f"p{p}": float(np.percentile(tokens, p)) for p in PERCENTILES}
     return {"mean": float(np.mean(tokens)), **percentiles, "max": float(max(tokens))}
+
+
+def length_edges(tokens: Sequence[int]) -> list[float]:
+    """Edges of five bins that hold a fifth of the samples each; empty for no samples."""
+    return [float(np.percentile(tokens, p)) for p in BIN_PERCENTILES] if tokens else []
 
 
 def rate(part: int, n: int) -> float:

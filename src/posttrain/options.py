@@ -106,7 +106,16 @@ class EvalOptions:
         default="trained",
         metadata={
             "help": "`trained` is the prompt in the checkpoint's lineage; end tokens always come from the checkpoint.",
-            "choices": ["trained", "chat", "r1_zero", "question_only"],
+            "choices": [
+                "trained",
+                "chat",
+                "qwen_math_cot",
+                "qwen_boxed",
+                "question_only",
+                "r1_zero",
+                "gsm8k_fewshot",
+                "minerva_4shot",
+            ],
         },
     )
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy."})

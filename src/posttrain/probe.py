@@ -21,8 +21,8 @@ PROBE_FILE = "probe.json"
 PROMPTS = 32  # at least so many, in whole generations
 FIGURES = {  # of the trainer's: what the table calls it
     "completions/clipped_ratio": "truncated",
-    "format/boxed": "with a box",
-    "format/r1_zero": "in the r1_zero format",
+    "format/box": "with a box",
+    "format/tags": "in the r1_zero form",
     f"verdict/{Verdict.UNPARSED}": "no answer found",
     f"verdict/{Verdict.CORRECT}": "correct",
     f"verdict/{Verdict.TIMEOUT}": "verifier timed out",

@@ -7,18 +7,9 @@ from typing import Any
 
 from posttrain import atomic
 from posttrain.errors import PosttrainError
-from posttrain.grading import Verdict
-from posttrain.metrics import (
-    bootstrap_interval,
-    clustered_interval,
-    count_verdicts,
-    length_summary,
-    pass_at_k,
-    rate,
-    wilson_interval,
-)
+from posttrain.scoring import compute_metrics, macro_mean
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SETTINGS_FILE = "settings.json"
 PARTIAL_FILE = "samples.partial.jsonl"
 SAMPLES_FILE = "samples.jsonl"
@@ -112,49 +103,6 @@ def _line(value: dict[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False) + "\n"
 
 
-def compute_metrics(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts, rates and lengths over all samples. Nothing is ever dropped from a denominator."""
-    counts, n = count_verdicts([sample["verdict"] for sample in samples]), len(samples)
-    questions: dict[str, list[int]] = {}
-    for sample in samples:
-        questions.setdefault(sample["id"], []).append(int(sample["verdict"] == Verdict.CORRECT))
-    lengths = {
-        group: length_summary([s["tokens"] for s in samples if group in ("all", s["verdict"])])
-        for group in ("all", Verdict.CORRECT, Verdict.WRONG, Verdict.TRUNCATED)
-    }
-    return {
-        "n": n,
-        "questions": len(questions),
-        "counts": counts,
-        "accuracy": accuracy(list(questions.values())),
-        "pass_at_k": pass_at_ks(list(questions.values())),
-        "format_rate": rate(sum(s["boxed"] for s in samples), n),
-        "truncation_rate": rate(sum(s["finish_reason"] == "length" for s in samples), n),
-        "tokens": {str(group): summary for group, summary in lengths.items()},
-    }
-
-
-def accuracy(questions: list[list[int]]) -> dict[str, Any]:
-    """Mean over samples with its interval: Wilson's for one sample a question, else over questions."""
-    if len(questions) > 1 and max(map(len, questions)) > 1:
-        value, low, high = clustered_interval(questions)
-        return {"value": value, "low": low, "high": high, "interval": "question_clustered_t95"}
-    correct, n = sum(map(sum, questions)), sum(map(len, questions))
-    low, high = wilson_interval(correct, n)
-    return {"value": rate(correct, n), "low": low, "high": high, "interval": "wilson95"}
-
-
-def pass_at_ks(questions: list[list[int]]) -> dict[str, dict[str, float]]:
-    """pass@k for k = 1, 2, 4, … up to the samples a question has; empty for one sample."""
-    samples = min(map(len, questions), default=0)
-    result = {}
-    for k in [2**power for power in range(samples.bit_length()) if 2**power <= samples] if samples > 1 else []:
-        values = [pass_at_k(len(outcomes), sum(outcomes), k) for outcomes in questions]
-        low, high = bootstrap_interval(values)
-        result[str(k)] = {"value": sum(values) / len(values), "low": low, "high": high}
-    return result
-
-
 def check_counts(metrics: dict[str, Any]) -> None:
     """Raise ResultError unless every sample is counted under exactly one outcome."""
     total = sum(metrics["counts"].values())
@@ -166,15 +114,30 @@ def check_counts(metrics: dict[str, Any]) -> None:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """One line per benchmark for the terminal."""
-    lines = [f"{'benchmark':<14}{'n':>6}  {'accuracy':<24}{'boxed':>8}{'cut off':>9}{'tokens':>8}"]
+    """One line per benchmark for the terminal, and their mean where they are several."""
+    heads = f"{'strict':>8}{'lenient':>9}{'cut off':>9}{'uncut':>8}{'format':>8}{'tokens':>8}"
+    lines = [f"{'benchmark':<14}{'n':>6}  {'accuracy':<24}{heads}"]
     for metrics in results:
-        accuracy, tokens = metrics["accuracy"], metrics["tokens"]["all"]
-        interval = f"{accuracy['value']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}]"
-        mean = f"{tokens['mean']:.0f}" if tokens else "-"
-        limited = "" if metrics["limit"] is None else f"  (first {metrics['limit']} only)"
-        lines.append(
-            f"{metrics['benchmark']:<14}{metrics['n']:>6}  {interval:<24}{metrics['format_rate']:>8.1%}"
-            f"{metrics['truncation_rate']:>9.1%}{mean:>8}{limited}"
-        )
+        lines.append(_table_line(metrics))
+    if len(results) > 1 and (mean := macro_mean([metrics["accuracy"] for metrics in results])):
+        lines.append(f"{'mean':<20}  {_interval(mean)}")
+    lines.append("strict: in the prompt's format, too. lenient: unmarked answers count. uncut: of those not cut off")
     return "\n".join(lines)
+
+
+def _table_line(metrics: dict[str, Any]) -> str:
+    strict, lenient, uncut = (metrics[f"accuracy_{name}"] for name in ("strict", "lenient", "completed"))
+    tokens, limit = metrics["tokens"]["all"], metrics["limit"]
+    cells = [
+        f"{metrics['benchmark']:<14}{metrics['n']:>6}  {_interval(metrics['accuracy']):<24}",
+        f"{strict['value']:>8.1%}{lenient['value']:>9.1%}{metrics['truncation_rate']:>9.1%}",
+        f"{uncut['value']:>8.1%}" if uncut else f"{'-':>8}",
+        f"{metrics['format_rate']:>8.1%}",
+        f"{tokens['mean']:>8.0f}" if tokens else f"{'-':>8}",
+        "" if limit is None else f"  (first {limit} only)",
+    ]
+    return "".join(cells)
+
+
+def _interval(estimate: dict[str, Any]) -> str:
+    return f"{estimate['value']:.1%} [{estimate['low']:.1%}, {estimate['high']:.1%}]"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import PosttrainError
+from posttrain.forms import in_form, in_published_form
 from posttrain.grading import Grade, Verdict
-from posttrain.verifier.extract import has_box, has_r1_zero_format
 
 Reward = Callable[..., list[float | None]]
 UNDECIDED = (Verdict.TIMEOUT, Verdict.ERROR)
@@ -29,17 +29,17 @@ def accuracy(grade: list[Grade], **_: Any) -> list[float | None]:
 
 def boxed_format(completions: list[str], **_: Any) -> list[float | None]:
     """1 where the last `\\boxed{}` is complete."""
-    return [float(has_box(text)) for text in completions]
+    return [float(in_form("box", text)) for text in completions]
 
 
 def r1_zero_format(completions: list[str], **_: Any) -> list[float | None]:
     """1 for `</think> <answer>` with exactly one space and a closing `</answer>` (CS336's strict form)."""
-    return [float(has_r1_zero_format(text, strict=True)) for text in completions]
+    return [float(in_published_form("tags", text)) for text in completions]
 
 
 def r1_zero_format_lenient(completions: list[str], **_: Any) -> list[float | None]:
-    """As `r1_zero_format`, with any blanks between the two tags."""
-    return [float(has_r1_zero_format(text, strict=False)) for text in completions]
+    """As `r1_zero_format`, with any blanks between the two tags, and nothing after the answer."""
+    return [float(in_form("tags", text)) for text in completions]
 
 
 def r1_zero(completions: list[str], grade: list[Grade], **_: Any) -> list[float | None]:

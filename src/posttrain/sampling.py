@@ -1,16 +1,18 @@
 """Samplers behind one signature: prompts as token ids in, samples out, in any order."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-import torch
 import transformers
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.results import Sample
+from posttrain.slots import SlotEngine
+
+STRETCH = 8  # batches whose prompts may take one another's places
+UNFINISHED = 8  # tokens more than a stop text has characters, as some tokens are parts of one
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,11 @@ class Decoding:
     top_p: float
     seed: int
     stop_token_ids: tuple[int, ...]
+    stop: tuple[str, ...] = ()  # text that ends a completion, and stays in it
 
     def as_record(self) -> dict[str, Any]:
-        return {**asdict(self), "stop_token_ids": list(self.stop_token_ids), "repetition_penalty": 1.0}
+        lists = {"stop_token_ids": list(self.stop_token_ids), "stop": list(self.stop)}
+        return {**asdict(self), **lists, "repetition_penalty": 1.0}
 
 
 class Sampler(Protocol):
@@ -38,69 +42,64 @@ class Sampler(Protocol):
 
 
 class HfSampler:
-    """`generate` of transformers over batches of similar length, padded on the left."""
+    """A transformers model in this process, completing `batch_size` prompts at a time (see posttrain.slots)."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
+        self.engine = SlotEngine(model, tokenizer.pad_token_id, batch_size)
         self.backend = {
-            "name": "hf_generate",
+            "name": "transformers",
             "version": transformers.__version__,
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
             "attention": model.config._attn_implementation,
-            "batch_size": str(batch_size),  # sampled answers depend on it, since a batch has one seed
+            "batch_size": str(batch_size),  # moves the last bits of the logits
         }
 
     def sample(
         self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int] = frozenset()
     ) -> Iterator[Sample]:
-        """One sample per prompt. A batch that is not wholly `done` is drawn again whole, with its own seed, so that an
-        interrupted evaluation ends with the samples of one never interrupted.
+        """One sample per prompt, the longest prompts first: memory runs out at once or never.
+
+        A stretch of prompts that is not wholly `done` is drawn again whole, so that an interrupted evaluation ends with
+        the samples of one never interrupted, to the last bit of a logit.
         """
-        # The checkpoint's own generation config would slip in what is not named here, such as a repetition penalty.
-        self.model.generation_config = self._config(decoding)
-        # The longest come first: memory runs out at once or never.
         longest_first = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-        for start in range(0, len(prompts), self.batch_size):
-            batch = longest_first[start : start + self.batch_size]
-            if all(index in done for index in batch):
+        stretch = STRETCH * self.batch_size
+        for start in range(0, len(prompts), stretch):
+            asked = longest_first[start : start + stretch]
+            if all(index in done for index in asked):
                 continue
-            torch.manual_seed(_batch_seed(decoding.seed, start))
-            completions = self._complete([prompts[i] for i in batch])
-            for index, ids in zip(batch, completions, strict=True):
+            completions = self.engine.complete(
+                [(index, prompts[index]) for index in asked], decoding.max_new_tokens,
+                lambda ids: ending(ids, decoding, self.tokenizer) is not None,
+                decoding.temperature, decoding.top_p, decoding.seed,
+            )  # fmt: skip
+            for index, ids in completions:
                 if index not in done:
-                    yield self._sample(index, ids, decoding)
-
-    def _config(self, decoding: Decoding) -> GenerationConfig:
-        sampled = decoding.temperature > 0
-        return GenerationConfig(
-            max_new_tokens=decoding.max_new_tokens,
-            do_sample=sampled,
-            temperature=decoding.temperature if sampled else None,
-            top_p=decoding.top_p if sampled else None,
-            top_k=0 if sampled else None,
-            repetition_penalty=1.0,
-            eos_token_id=list(decoding.stop_token_ids),
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-
-    @torch.inference_mode()
-    def _complete(self, prompts: list[list[int]]) -> list[list[int]]:
-        width = max(map(len, prompts))
-        padding = [width - len(prompt) for prompt in prompts]
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * n + prompt for n, prompt in zip(padding, prompts, strict=True)])
-        mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding])
-        device = self.model.device
-        return self.model.generate(input_ids=ids.to(device), attention_mask=mask.to(device))[:, width:].tolist()
-
-    def _sample(self, index: int, ids: list[int], decoding: Decoding) -> Sample:
-        stops = [position for position, token in enumerate(ids) if token in decoding.stop_token_ids]
-        kept = ids[: stops[0]] if stops else ids
-        text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Sample(index, text, len(kept), "stop" if stops else "length")
+                    yield to_sample(index, ids, decoding, self.tokenizer)
 
 
-def _batch_seed(seed: int, start: int) -> int:
-    """A seed of the batch's own, that no other seed and batch share."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{start}".encode()).digest()[:7])
+def ending(ids: list[int], decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What ended a completion with its last token: an end token as "", a stop text as itself, None for neither."""
+    if ids[-1] in decoding.stop_token_ids:
+        return ""
+    if not decoding.stop:
+        return None
+    tail = decode(ids[-max(map(len, decoding.stop)) - UNFINISHED :], tokenizer)
+    return next((stop for stop in decoding.stop if stop in tail), None)
+
+
+def to_sample(index: int, ids: list[int], decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> Sample:
+    """The sample of a completion's ids, which end with what ended it; a stop text stays in the text."""
+    end = ending(ids, decoding, tokenizer)
+    kept = ids[:-1] if end == "" else ids
+    text = decode(kept, tokenizer)
+    if end:
+        text = text[: text.rfind(end) + len(end)]
+    return Sample(index, text, len(kept), "length" if end is None else "stop")
+
+
+def decode(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of ids, without special tokens."""
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

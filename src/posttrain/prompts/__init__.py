@@ -5,10 +5,28 @@ A score without its prompt is not comparable, so a result records the name toget
 
 import functools
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 DIRECTORY = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a prompt asks of its completion: the form of the answer, and text that ends it (kept in the completion)."""
+
+    form: str
+    stop: tuple[str, ...] = ()
+    sha256: str | None = None  # of the file; None for the tokenizer's template
+
+
+def declared_prompt(name: str) -> Prompt:
+    """The declaration of a prompt in prompts.yaml."""
+    declared = yaml.safe_load((DIRECTORY / "prompts.yaml").read_text())[name]
+    return Prompt(**{**declared, "stop": tuple(declared.get("stop", ()))})
 
 
 def render_prompt(name: str, messages: list[dict[str, str]], tokenizer: Any) -> str:

@@ -6,7 +6,7 @@ REGION_BYTES = 64 * 1024  # the answer stands at the end; earlier text is not se
 MAX_ANSWER = 2000  # characters
 MAX_NESTING = 200  # braces
 MARKED = re.compile(r"^(?:####|A:)[ \t]*(.+?)[ \t]*$", re.MULTILINE)  # GSM8K's own, and its model solutions'
-PHRASE = re.compile(r"(?:answer\s+is\s*:?|answer\s*:)[ \t]*(.+)", re.IGNORECASE)
+PHRASE = re.compile(r"(?:answer\s{1,9}is\b\s{0,9}:?|answer\s{0,9}:)[ \t]{0,9}(?=[^\s:])", re.IGNORECASE)
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 LAST_NUMBER = re.compile(r"([+-]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)")
 SENTENCE_END = re.compile(r"\.(?=\s|$)|\n")
@@ -16,22 +16,23 @@ def extract_answer(completion: str, lenient: bool = False) -> str | None:
     """The answer's text, or None where the completion gives none.
 
     Looked for after the last `</think>`, inside the last `<answer>` where there is one: the last `\\boxed{}`; else the
-    last line `#### x` or `A: x`; else what follows the last "answer is". A last box that never closes is no answer,
-    whatever stands before it. `lenient` also takes what marks no answer; never train on that.
+    last line `#### x` or `A: x`; else what follows the last "answer is"; else all that stands in `<answer>`. A last box
+    that never closes is no answer, whatever stands before it. `lenient` also takes what marks no answer; never train on
+    that.
     """
     region = completion[-REGION_BYTES:]
     region = region.rpartition("</think>")[2]
     start = region.rfind("<answer>")
     if start >= 0:
-        region = region[start + len("<answer>") :]
-        region = region[: region.find("</answer>")] if "</answer>" in region else region
-        return _bounded(last_boxed(region) if "\\boxed" in region or "\\fbox" in region else region)
+        region = region[start + len("<answer>") :].partition("</answer>")[0]
     if "\\boxed" in region or "\\fbox" in region:
         return _bounded(last_boxed(region))
     if marked := MARKED.findall(region):
         return _bounded(marked[-1])
-    if phrases := PHRASE.findall(region):
-        return _bounded(SENTENCE_END.split(phrases[-1])[0])
+    if phrases := [*PHRASE.finditer(region)]:
+        return _bounded(SENTENCE_END.split(region[phrases[-1].end() :])[0])
+    if start >= 0:
+        return _bounded(region)
     return _bounded(_last_mathematics(region)) if lenient else None
 
 
@@ -44,12 +45,6 @@ def _last_mathematics(region: str) -> str | None:
 def has_box(completion: str) -> bool:
     """Whether the last box of the completion is complete: the format that the boxed prompts ask for."""
     return last_boxed(completion[-REGION_BYTES:]) is not None
-
-
-def has_r1_zero_format(completion: str, strict: bool = True) -> bool:
-    """Whether thought and answer are tagged as the r1_zero prompt asks; strictly with exactly one space between."""
-    between = " " if strict else r"\s*"
-    return re.search(rf"</think>{between}<answer>", completion) is not None and "</answer>" in completion
 
 
 def has_closed_answer(completion: str) -> bool:

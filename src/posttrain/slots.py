@@ -1,0 +1,190 @@
+"""Generation in slots: a finished completion makes room for the next prompt at once, and nothing waits for the longest.
+
+`generate` of transformers keeps every row until the last one ends, and copies the whole cache at each step. Here each
+row stands at its own position in one preallocated cache; rows that end are replaced, or the batch shrinks.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import Cache, PreTrainedModel
+
+from posttrain.errors import PosttrainError
+
+MASKABLE = ("sdpa", "eager", "varlen_sdpa")  # attention that takes a mask of ours
+REFILL_AT = 0.75  # share of occupied slots below which new prompts are read, several at a time
+SMALLEST_WIDTH = 256  # positions; the cache doubles from here
+
+
+@dataclass
+class Row:
+    """One completion in the making. `uniforms` decide its tokens, whatever else is in the batch."""
+
+    index: int
+    prompt: list[int]
+    uniforms: torch.Tensor | None
+    ids: list[int] = field(default_factory=list)
+
+    @property
+    def position(self) -> int:
+        """Where the last token stands."""
+        return len(self.prompt) + len(self.ids) - 1
+
+
+class SlotCache(Cache):
+    """Keys and values of rows at positions of their own. Per layer: (slots, heads, width, head_dim)."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(layers=[])
+        self.slots, self.width = slots, SMALLEST_WIDTH
+        self.stores: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.rows = self.positions = self.real = torch.empty(0, dtype=torch.long)
+        self.seen = 0
+
+    def write_to(self, rows: torch.Tensor, positions: torch.Tensor, real: torch.Tensor | None, seen: int) -> None:
+        """Say where the next forward pass writes: slots (B,), positions (B, Q), and which of them are no padding.
+
+        `seen` is how many positions of the cache it attends to; 0 where a prompt attends to itself alone.
+        """
+        self.rows, self.positions, self.seen = rows, positions, seen
+        self.real = (torch.ones_like(positions) if real is None else real).nonzero(as_tuple=True)
+        self._grow(int(positions.max()) + 1)
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store what a layer computed, and return what its queries see. (B, heads, Q, head_dim) each."""
+        if layer_idx == len(self.stores):
+            shape = (self.slots, keys.shape[1], self.width, keys.shape[3])
+            self.stores.append((keys.new_zeros(shape), values.new_zeros(shape)))
+        row, column = self.real
+        place = (self.rows[row], slice(None), self.positions[row, column])
+        for store, new in zip(self.stores[layer_idx], (keys, values), strict=True):
+            store[place] = new.transpose(1, 2)[row, column]
+        if not self.seen:
+            return keys, values
+        stored_keys, stored_values = self.stores[layer_idx]
+        n = len(self.rows)
+        return stored_keys[:n, :, : self.seen], stored_values[:n, :, : self.seen]
+
+    def move(self, source: int, target: int, positions: int) -> None:
+        """Copy the first positions of a slot into another one."""
+        for stores in self.stores:
+            for store in stores:
+                store[target, :, :positions] = store[source, :, :positions]
+
+    def _grow(self, width: int) -> None:
+        while self.width < width:
+            self.width *= 2
+        for layer, stores in enumerate(self.stores):
+            if stores[0].shape[2] < self.width:
+                grown = tuple(s.new_zeros((*s.shape[:2], self.width, s.shape[3])) for s in stores)
+                for new, old in zip(grown, stores, strict=True):
+                    new[:, :, : old.shape[2]] = old
+                self.stores[layer] = grown
+
+
+class SlotEngine:
+    """Completes prompts with a causal language model of full attention. Greedy tokens are those of `generate`."""
+
+    def __init__(self, model: PreTrainedModel, pad_token_id: int, slots: int) -> None:
+        config = model.config.get_text_config()
+        if model.config._attn_implementation not in MASKABLE:
+            raise PosttrainError(f"attention {model.config._attn_implementation!r}: expected one of {MASKABLE}")
+        if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+            raise PosttrainError(
+                f"{config.model_type}: has layers without full attention; evaluate it on a vLLM server"
+            )
+        self.model, self.pad, self.slots = model, pad_token_id, slots
+
+    @torch.inference_mode()
+    def complete(
+        self, prompts: Sequence[tuple[int, list[int]]], max_new_tokens: int, ended: Callable[[list[int]], bool],
+        temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
+    ) -> Iterator[tuple[int, list[int]]]:  # fmt: skip
+        """(index, ids) of each prompt as it ends: when `ended` says so of its ids, which stay whole, or at the budget.
+
+        A completion depends on seed and index, not on its neighbours.
+        """
+        waiting = [Row(i, ids, uniforms(seed, i, max_new_tokens) if temperature else None) for i, ids in prompts]
+        waiting.reverse()
+        cache, active = SlotCache(self.slots), []
+        while waiting or active:
+            if waiting and len(active) <= REFILL_AT * self.slots:
+                new = [waiting.pop() for _ in range(min(len(waiting), self.slots - len(active)))]
+                logits, stepped = self._read(new, len(active), cache), new
+                active += new
+            else:
+                logits, stepped = self._step(active, cache), active
+            chosen = choose(logits, stepped, temperature, top_p)
+            for row, token in zip(stepped, chosen, strict=True):
+                row.ids.append(token)
+            finished = [row for row in stepped if len(row.ids) == max_new_tokens or ended(row.ids)]
+            for row in finished:
+                self._free(active, row, cache)
+                yield row.index, row.ids
+
+    def _read(self, rows: list[Row], first_slot: int, cache: SlotCache) -> torch.Tensor:
+        """Logits after the prompts of new rows, which get the slots from `first_slot` on. (B, V)"""
+        device, width = self.model.device, max(len(row.prompt) for row in rows)
+        padding = torch.tensor([width - len(row.prompt) for row in rows])[:, None]
+        ids = torch.tensor([[self.pad] * (width - len(row.prompt)) + row.prompt for row in rows])
+        positions = (torch.arange(width) - padding).clamp(min=0)
+        real = torch.arange(width) >= padding
+        allowed = torch.ones(width, width, dtype=torch.bool).tril() & real[:, None, None, :]
+        slots = torch.arange(first_slot, first_slot + len(rows))
+        cache.write_to(slots.to(device), positions.to(device), real.to(device), seen=0)
+        return self._forward(ids, positions, allowed, cache)
+
+    def _step(self, rows: list[Row], cache: SlotCache) -> torch.Tensor:
+        """Logits after the last token of every row. (B, V)"""
+        device = self.model.device
+        ids = torch.tensor([[row.ids[-1]] for row in rows])
+        positions = torch.tensor([[row.position] for row in rows])
+        seen = int(positions.max()) + 1
+        allowed = (torch.arange(seen) <= positions)[:, None, None, :]
+        cache.write_to(torch.arange(len(rows), device=device), positions.to(device), None, seen)
+        return self._forward(ids, positions, allowed, cache)
+
+    def _forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, allowed: torch.Tensor, cache: SlotCache
+    ) -> torch.Tensor:
+        """ids, positions: (B, Q)    allowed: (B, 1, Q, K), true where a query sees a key    →    (B, V)"""
+        device, dtype = self.model.device, self.model.dtype
+        mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+        return self.model(
+            input_ids=ids.to(device), position_ids=positions.to(device), attention_mask=mask.to(device),
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+        ).logits[:, -1]  # fmt: skip
+
+    def _free(self, active: list[Row], row: Row, cache: SlotCache) -> None:
+        """Close the gap of a finished row with the last one, so that occupied slots stay the first ones."""
+        slot = next(i for i, other in enumerate(active) if other is row)
+        last = active.pop()
+        if last is not row:
+            cache.move(len(active), slot, last.position)
+            active[slot] = last
+
+
+def uniforms(seed: int, index: int, n: int) -> torch.Tensor:
+    """The random numbers of one completion, in [0, 1). (n,)"""
+    digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
+    return torch.rand(n, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7])), dtype=torch.float64)
+
+
+def choose(logits: torch.Tensor, rows: list[Row], temperature: float, top_p: float) -> list[int]:
+    """The next token of every row: the largest logit, or the one that the row's next random number falls on. (B, V)"""
+    if not temperature:
+        return logits.argmax(-1).tolist()
+    probabilities = (logits.float() / temperature).softmax(-1)
+    if top_p < 1:
+        largest, order = probabilities.sort(-1, descending=True)
+        kept = largest.cumsum(-1) - largest < top_p  # the smallest set that reaches top_p
+        probabilities = torch.zeros_like(probabilities).scatter(-1, order, largest * kept)
+    total = probabilities.double().cumsum(-1)
+    drawn = torch.stack([row.uniforms[len(row.ids)] for row in rows]).to(logits.device)
+    found = torch.searchsorted(total, drawn[:, None] * total[:, -1:], right=True)
+    return found[:, 0].clamp(max=logits.shape[-1] - 1).tolist()
