@@ -23,6 +23,7 @@ from posttrain.prompts import render_prompt
 from posttrain.recipe import Recipe
 from posttrain.rewards import load_reward
 from posttrain.rows import by_content, read_parquet
+from posttrain.slots import SlotEngine
 
 # CS336's names for losses, in TRL's terms: without a ratio on-policy is the same gradient as with one.
 NO_CLIP = 1.0e9
@@ -75,6 +76,8 @@ def build_trainer(
     model = training.load_model(model_config, hardware, arguments.seed, random_init=False)
     check_budget(model, prompts.longest, arguments.max_completion_length, recipe.path)
     attention.check_supported(model, hardware.path or recipe.path)
+    if not arguments.use_vllm:
+        SlotEngine(model, tokenizer.pad_token_id, arguments.per_device_eval_batch_size)  # refuses what it cannot do
     training.set_generation_end(model, tokenizer)
     output_dir = Path(arguments.output_dir)
     prepare_trackers(arguments.report_to, output_dir)

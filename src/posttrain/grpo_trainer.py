@@ -17,6 +17,7 @@ from posttrain.forms import in_form
 from posttrain.grading import Grade, Grader, Verdict
 from posttrain.results import Sample
 from posttrain.sampling import Decoding, HfSampler
+from posttrain.slots import SlotEngine
 from posttrain.trainer import WholeRun
 
 COMPLETIONS_FILE = "completions.jsonl"
@@ -56,6 +57,38 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
     def _generate(self, prompts: list[str]) -> Any:
         with self.timed("generation"):
             return super()._generate(prompts)
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: None, multimodal_fields: dict[str, Any], num_generations: int,
+        has_tool_images: bool = False,
+    ) -> tuple[list[list[int]], list[list[float]] | None]:  # fmt: skip
+        """vLLM as TRL drives it; without vLLM the training model itself, in slots rather than by `generate`."""
+        if self.use_vllm:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations)
+        seed = int(torch.randint(2**62, ()))  # from the generator that a checkpoint saves
+        with self.generating() as model:
+            engine = SlotEngine(model, self.processing_class.pad_token_id, self.args.per_device_eval_batch_size)
+            completed = dict(
+                engine.complete(
+                    list(enumerate(prompt_ids)), self.max_completion_length,
+                    lambda ids: ids[-1] in self.eos_token_ids, self.temperature, seed=seed,
+                )
+            )  # fmt: skip
+        return [completed[i] for i in range(len(prompt_ids))], None
+
+    @contextmanager
+    def generating(self) -> Iterator[Any]:
+        """The model with its whole weights in evaluation mode, and as it was afterwards."""
+        whole = unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        )
+        with whole as model, self._dist.summon_full_params(self.model_wrapped, recurse=False):
+            training = model.training
+            model.eval()
+            try:
+                yield model
+            finally:
+                model.train(training)
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[str], completions: list[str], completion_ids: list[list[int]]
@@ -151,12 +184,9 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         decoding = Decoding(self.max_completion_length, 0.0, 1.0, 0, tuple(self.eos_token_ids))
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         mine = range(rank, len(prompts), world)
-        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model:
-            config, training = model.generation_config, model.training
+        with self.generating() as model:
             sampler = HfSampler(model, self.processing_class, self.args.per_device_eval_batch_size)
             samples = list(sampler.sample([prompts[i] for i in mine], decoding))
-            model.generation_config = config  # the sampler put its own there, and a checkpoint saves it
-            model.train(training)
         placed = [Sample(mine[s.index], s.text, s.tokens, s.finish_reason) for s in samples]
         return sorted(gather_object(placed), key=lambda sample: sample.index)
 
