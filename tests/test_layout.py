@@ -21,7 +21,8 @@ MODULES = sorted((REPOSITORY / "src" / "posttrain").rglob("*.py"))
 LIGHT = (
     "recipe", "recipe_rules", "schema", "options", "errors", "manifest", "rows", "lineage", "hardware", "model_source",
     "benchmarks", "grading", "metrics", "results", "report", "prompts", "tiny_world", "gsm8k",
-    "source", "benchmark_source", "comparison", "omcq", "verifier.pool",
+    "source", "benchmark_source", "comparison", "omcq", "page",
+    "formulas", "report_samples", "report_figures", "report_page", "verifier.pool",
 )  # fmt: skip
 
 
