@@ -33,7 +33,7 @@ demo: install
 	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/grpo.py recipes/tiny_grpo.yaml --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_grpo
 	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_grpo/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_grpo
 	$(BIN)/python src/compare.py $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_grpo
-	$(BIN)/python src/report.py $(DEMO)/evals/tiny_base $(DEMO)/evals/tiny_sft $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_grpo --runs $(DEMO)/outputs/tiny_sft $(DEMO)/outputs/tiny_grpo --out $(DEMO)/reports/tiny
+	$(BIN)/python src/report.py $(DEMO)/evals/tiny_base $(DEMO)/evals/tiny_sft $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_grpo --runs $(DEMO)/outputs/tiny_sft $(DEMO)/outputs/tiny_grpo --data_dir $(DEMO)/data --out $(DEMO)/reports/tiny
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,31 +1,41 @@
-"""A table of evaluations and a figure of what they and their runs show.
+"""One page of what evaluations and their runs show; it opens from disk, and needs no network.
 
     python src/report.py evals/tiny_base evals/tiny_sft --runs outputs/tiny_sft --out reports/tiny
 
-Writes table.txt, curves.svg and curves.png.
+Writes index.html, every figure as SVG and PNG, and table.txt. The first evaluation is the one others are compared with.
 """
 
 import argparse
 from pathlib import Path
 
-from posttrain.errors import run_script
-from posttrain.report import comparison_table, read_evaluation, read_run, write_figure
+from posttrain.errors import check_writable, run_script
+from posttrain.report import comparison_table, read_evaluations, read_runs
+from posttrain.report_page import write_report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("evaluations", type=Path, nargs="+", help="directories that src/eval.py wrote, in order")
+    parser.add_argument("evaluations", type=Path, nargs="*", help="directories that src/eval.py wrote, in order")
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="directories that a training script wrote")
-    parser.add_argument("--out", type=Path, required=True, help="directory for curves.svg, curves.png and table.txt")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the page")
+    parser.add_argument("--title", help="of the page; the name of its directory without it")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the benchmarks' questions lie")
+    parser.add_argument("--questions", type=int, default=200, help="shown for each benchmark; 0 shows all")
     arguments = parser.parse_args()
+    if not arguments.evaluations and not arguments.runs:
+        parser.error("name evaluations, --runs, or both")
 
-    evaluations = {path.name: read_evaluation(path) for path in arguments.evaluations}
-    runs = {path.name: read_run(path) for path in arguments.runs}
-    table = comparison_table(evaluations)
+    check_writable(arguments.out)
+    evaluations = read_evaluations(arguments.evaluations)
+    runs = read_runs(arguments.runs)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "table.txt").write_text(table + "\n")
-    files = write_figure(evaluations, runs, arguments.out)
-    print(f"{table}\n→ {', '.join(str(file) for file in files)}")
+    title = arguments.title or arguments.out.resolve().name
+    page = write_report(arguments.out, title, evaluations, runs, arguments.data_dir, arguments.questions)
+    if evaluations:
+        table = comparison_table(evaluations)
+        (arguments.out / "table.txt").write_text(table + "\n")
+        print(table)
+    print(f"→ {page}")
 
 
 if __name__ == "__main__":

@@ -70,10 +70,11 @@ def test_every_result_walks_back_to_its_run_and_data(demo):
     assert len(samples) == after["n"] == sum(after["counts"].values()) == data["counts"]["kept"]["test_1step"]
 
 
-def test_it_ends_in_a_table_and_a_figure(demo):
+def test_it_ends_in_a_page(demo):
     assert "tiny_4step" in (demo / "reports/tiny/table.txt").read_text()
-    assert (demo / "reports/tiny/curves.png").stat().st_size > 10_000
-    assert "<svg" in (demo / "reports/tiny/curves.svg").read_text()
+    assert (demo / "reports/tiny/accuracy.png").stat().st_size > 10_000
+    page = (demo / "reports/tiny/index.html").read_text()
+    assert "training_1.svg" in page and "over_steps.svg" in page and "Their texts are missing" not in page
 
 
 def test_the_committed_base_has_its_lineage_and_is_small():
