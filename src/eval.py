@@ -36,10 +36,10 @@ def main() -> None:
     # 2. One load for all benchmarks.
     model, tokenizer = evaluation.load_checkpoint(options)
     prompt = evaluation.choose_prompt(options, tokenizer)
-    form = declared_prompt(prompt).form
+    asked = declared_prompt(prompt)
     sampler = HfSampler(model, tokenizer, options.batch_size)
     stops = evaluation.stop_ids(model, tokenizer)
-    decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops)
+    decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops, asked.stop)
     checkpoint = evaluation.describe_checkpoint(model, options)
     positions = model.config.get_text_config().max_position_embeddings
 
@@ -47,7 +47,7 @@ def main() -> None:
     finished = []
     for benchmark in benchmarks:
         texts, ids = evaluation.render_questions(benchmark, prompt, tokenizer, options.max_new_tokens, positions)
-        named = {"name": prompt, "hash": prompt_hash(texts[0]), "form": form}
+        named = {"name": prompt, "hash": prompt_hash(texts[0]), "form": asked.form}
         settings = evaluation.evaluation_settings(benchmark, checkpoint, named, decoding, options, sampler)
         lock(output_dir / benchmark.name)
         result = results.Result(output_dir / benchmark.name, settings)
@@ -59,7 +59,7 @@ def main() -> None:
                 samples.append(sample)
                 result.keep(sample)
                 progress.update()
-            with make_grader(options.grader, form) as grader:
+            with make_grader(options.grader, asked.form) as grader:
                 metrics = result.finish(grade_samples(benchmark.rows, texts, samples, grader, prompt))
         finished.append(metrics)
     print(f"{options.model}, prompt {prompt}, grader {options.grader}:\n{results.table(finished)}\n→ {output_dir}")

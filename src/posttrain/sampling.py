@@ -1,5 +1,6 @@
 """Samplers behind one signature: prompts as token ids in, samples out, in any order."""
 
+import bisect
 import hashlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -22,9 +23,15 @@ class Decoding:
     top_p: float
     seed: int
     stop_token_ids: tuple[int, ...]
+    stop: tuple[str, ...] = ()  # text that ends a completion, and stays in it
 
     def as_record(self) -> dict[str, Any]:
-        return {**asdict(self), "stop_token_ids": list(self.stop_token_ids), "repetition_penalty": 1.0}
+        return {
+            **asdict(self),
+            "stop_token_ids": list(self.stop_token_ids),
+            "stop": list(self.stop),
+            "repetition_penalty": 1.0,
+        }
 
 
 class Sampler(Protocol):
@@ -82,6 +89,7 @@ class HfSampler:
             repetition_penalty=1.0,
             eos_token_id=list(decoding.stop_token_ids),
             pad_token_id=self.tokenizer.pad_token_id,
+            stop_strings=list(decoding.stop) or None,
         )
 
     @torch.inference_mode()
@@ -92,13 +100,21 @@ class HfSampler:
         ids = torch.tensor([[pad] * n + prompt for n, prompt in zip(padding, prompts, strict=True)])
         mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding])
         device = self.model.device
-        return self.model.generate(input_ids=ids.to(device), attention_mask=mask.to(device))[:, width:].tolist()
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        return self.model.generate(**inputs, tokenizer=self.tokenizer)[:, width:].tolist()
 
     def _sample(self, index: int, ids: list[int], decoding: Decoding) -> Sample:
         stops = [position for position, token in enumerate(ids) if token in decoding.stop_token_ids]
         kept = ids[: stops[0]] if stops else ids
-        text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Sample(index, text, len(kept), "stop" if stops else "length")
+        text = self._text(kept)
+        ends = [text.find(stop) + len(stop) for stop in decoding.stop if stop in text]
+        if ends:  # the token that completes it may hold more, and padding may follow
+            text = text[: min(ends)]
+            kept = kept[: bisect.bisect_left(range(len(kept)), len(text), key=lambda n: len(self._text(kept[:n])))]
+        return Sample(index, text, len(kept), "stop" if stops or ends else "length")
+
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _batch_seed(seed: int, start: int) -> int:
