@@ -1,6 +1,6 @@
-"""A declared benchmark as a prepared dataset, from the hub or from a local file, its golds checked.
+"""Declared benchmarks as prepared datasets, from the hub or from a local file, their golds checked.
 
-    python data_prep/benchmarks.py math500
+    python data_prep/benchmarks.py math500 aime24 amc23
     python data_prep/benchmarks.py aime24 --file aime24.jsonl
 
 The declarations are in src/posttrain/benchmarks.yaml. A set of another size, a question that comes twice and a gold
@@ -10,7 +10,7 @@ that the grader does not find equal to itself each end the run with their place.
 import argparse
 from pathlib import Path
 
-from posttrain.benchmark_source import check_rows, to_rows
+from posttrain.benchmark_source import Declaration, check_rows, to_rows
 from posttrain.benchmarks import declaration
 from posttrain.errors import run_script
 from posttrain.manifest import write_dataset
@@ -21,20 +21,29 @@ LICENCE = "as stated by the source"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="a benchmark with a hub entry in src/posttrain/benchmarks.yaml")
+    parser.add_argument("names", nargs="+", metavar="name", help="with a hub entry in src/posttrain/benchmarks.yaml")
     parser.add_argument("--file", type=Path, help="local JSON lines with the declared columns")
-    parser.add_argument("--revision", help="commit on the hub; its newest without it, and recorded")
+    parser.add_argument("--revision", help="another commit on the hub than the declared one; recorded")
     parser.add_argument("--out", type=Path, default=Path("data"), help="directory of datasets")
     arguments = parser.parse_args()
 
-    declared = declaration(arguments.name)
+    if len(arguments.names) > 1 and (arguments.file or arguments.revision):
+        parser.error("--file and --revision are of one benchmark")
+    declared = {name: declaration(name) for name in arguments.names}
+    for name in arguments.names:
+        prepare(name, declared[name], arguments)
+
+
+def prepare(name: str, declared: Declaration, arguments: argparse.Namespace) -> None:
+    """Read, check and write one benchmark."""
     if arguments.file:
         records = read_json_lines(arguments.file)
         source = local_source(declared["hub"], LICENCE, [arguments.file])
     else:
-        splits, source = read_hub(declared["hub"], LICENCE, [declared["split"]], arguments.revision)
+        revision = arguments.revision or declared["revision"]
+        splits, source = read_hub(declared["hub"], LICENCE, [declared["split"]], revision, declared.get("config"))
         records = splits[declared["split"]]
-    rows = to_rows(records, declared, arguments.name)
+    rows = to_rows(records, declared, name)
     check_rows(rows, declared, source.id)
     directory = (arguments.out / declared["file"]).parent
     write_dataset(directory, {"test": rows}, source, seed=None, dropped={}, tokenizer=None)

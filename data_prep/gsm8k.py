@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import gsm8k
+from posttrain.benchmark_source import check_golds
 from posttrain.errors import run_script
 from posttrain.manifest import write_dataset
 from posttrain.source import local_source, read_hub, read_json_lines
@@ -30,6 +31,7 @@ def main() -> None:
         splits[split], reasons = gsm8k.to_rows(split_records, split, arguments.style, arguments.keep_marks)
         for reason, n in reasons.items():
             dropped[reason] = dropped.get(reason, 0) + n
+    check_golds(splits["test"], source.id)
     splits = gsm8k.split_validation(splits, arguments.validation)
     if arguments.tokenizer:
         splits = gsm8k.count_tokens(splits, arguments.tokenizer)

@@ -28,17 +28,18 @@ def main() -> None:
 
     from posttrain import evaluation, results
     from posttrain.graded import grade_samples
-    from posttrain.grading import Grader
     from posttrain.lineage import lock
-    from posttrain.prompts import prompt_hash
+    from posttrain.prompts import declared_prompt, prompt_hash
+    from posttrain.published_graders import make_grader
     from posttrain.sampling import Decoding, HfSampler
 
     # 2. One load for all benchmarks.
     model, tokenizer = evaluation.load_checkpoint(options)
     prompt = evaluation.choose_prompt(options, tokenizer)
+    asked = declared_prompt(prompt)
     sampler = HfSampler(model, tokenizer, options.batch_size)
     stops = evaluation.stop_ids(model, tokenizer)
-    decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops)
+    decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops, asked.stop)
     checkpoint = evaluation.describe_checkpoint(model, options)
     positions = model.config.get_text_config().max_position_embeddings
 
@@ -46,8 +47,8 @@ def main() -> None:
     finished = []
     for benchmark in benchmarks:
         texts, ids = evaluation.render_questions(benchmark, prompt, tokenizer, options.max_new_tokens, positions)
-        named = {"name": prompt, "hash": prompt_hash(texts[0])}
-        settings = evaluation.evaluation_settings(benchmark, checkpoint, named, decoding, options.num_samples, sampler)
+        named = {"name": prompt, "hash": prompt_hash(texts[0]), "form": asked.form}
+        settings = evaluation.evaluation_settings(benchmark, checkpoint, named, decoding, options, sampler)
         lock(output_dir / benchmark.name)
         result = results.Result(output_dir / benchmark.name, settings)
         metrics = result.metrics()
@@ -58,10 +59,10 @@ def main() -> None:
                 samples.append(sample)
                 result.keep(sample)
                 progress.update()
-            with Grader() as grader:
+            with make_grader(options.grader, asked.form) as grader:
                 metrics = result.finish(grade_samples(benchmark.rows, texts, samples, grader, prompt))
         finished.append(metrics)
-    print(f"{options.model}, prompt {prompt}:\n{results.table(finished)}\n→ {output_dir}")
+    print(f"{options.model}, prompt {prompt}, grader {options.grader}:\n{results.table(finished)}\n→ {output_dir}")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,27 @@
 """metrics.json again from the samples on disk, without a model.
 
-    python src/score.py evals/tiny_sft/tiny_1step evals/tiny_sft/tiny_2step
+    python src/score.py evals/tiny_sft/tiny_1step evals/tiny_sft/tiny_2step [--beside qwen]
 
-The bytes are those that src/eval.py wrote, as long as the rules of posttrain.metrics have not changed.
+The bytes are those that src/eval.py wrote, as long as the rules of posttrain.scoring have not changed.
+--beside grades the samples with a published grader as well and names those it decides otherwise; it writes nothing.
 """
 
 import argparse
 from pathlib import Path
 
 from posttrain.errors import run_script
+from posttrain.published_graders import NAMES, beside
 from posttrain.results import rebuild, table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+", help="directories evals/<run>/<benchmark>")
-    print(table([rebuild(directory) for directory in parser.parse_args().results]))
+    parser.add_argument("--beside", choices=NAMES, help="a published grader to compare with")
+    arguments = parser.parse_args()
+    print(table([rebuild(directory) for directory in arguments.results]))
+    for directory in arguments.results if arguments.beside else ():
+        print(beside(directory, arguments.beside))
 
 
 if __name__ == "__main__":

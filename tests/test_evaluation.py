@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from conftest import REPOSITORY, run_script, script_environment
@@ -57,6 +58,18 @@ def test_tokens_count_neither_padding_nor_the_stop(checkpoint):
     assert (stopped.tokens, stopped.finish_reason) == (3, "stop")
     cut = to_sample(0, [5, 6, 7], GREEDY, tokenizer)
     assert (cut.tokens, cut.finish_reason) == (3, "length")
+
+
+def test_text_that_stops_a_completion_stays_in_it(checkpoint):
+    """As vLLM does with include_stop_str_in_output; what a token holds beyond it, and padding, do not count."""
+    whole = completions(checkpoint, 4, GREEDY)
+    stop = whole[1][0][:3]
+    found = completions(checkpoint, 4, replace(GREEDY, stop=(stop,)))
+    assert found[1][0] == stop
+    assert found[1][1:] == (len(checkpoint[1](stop)["input_ids"]), "stop")
+    unstopped = {index for index, (text, _, _) in whole.items() if stop not in text}
+    assert unstopped
+    assert all(found[index] == whole[index] for index in unstopped)
 
 
 def test_a_repetition_penalty_of_the_checkpoint_is_not_applied(checkpoint):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -280,3 +281,167 @@ def test_votes_group_equal_answers_and_leave_out_those_that_give_none(grader):
     assert votes[3] is None
     assert votes[1] == votes[2] != votes[4] == votes[5]
     assert grader.votes([[], grades[3:4]]) == [[], [None]]
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        (r"\{1\pm\sqrt{7},-3\}", r"\{-3, 1+\sqrt{7}, 1-\sqrt{7}\}"),
+        (r"\frac{5}{2}n + \frac{1}{2}m", r"\dfrac{5n + m}{2}"),
+        (r"23,\! 456,\! 789", "23456789"),
+        (r"(\sqrt2,-1),(-\sqrt2,-1)", r"(\pm\sqrt{2},-1)"),
+        ("x<=1", "-x>=-1"),
+        (r"x\le 5", r"5\ge x"),
+        ("(a,b)=(4,9)", "(4,9)"),
+        ("S_{ABCD}:S=3:8", "3:8"),
+        (r"\frac{AC}{BC}=\frac{2}{\sqrt{3}}", r"\frac{2}{\sqrt{3}}"),
+        ("|AB|=1", "1"),
+        ("A:B=1", "1"),
+        (r"x \in [-3,8]", r"-3 \\le x \\le 8"),
+        ("12", r"12^{\mathrm{th}}"),
+        ("17th Day", "17"),
+        ("140", r"140\textnormal{ miles}"),
+        (r"31\%", "31 percent"),
+        (r"31\%", "31 pct"),
+        (r"\begin{bmatrix}0 & 0 \\0 & 0\end{bmatrix}", r"\begin{pmatrix}0 & 0 \\0 & 0\end{pmatrix}"),
+        (
+            r"\begin{pmatrix}3 & 4\end{pmatrix}",
+            r"\begin{pmatrix}1 & 2\end{pmatrix} + \begin{pmatrix}2 & 2\end{pmatrix}",
+        ),
+        ("(8,1),(1,2)", "(1,2),(8,1),(8, 1)"),
+        (r"\text{only }x=0", "0"),
+        (r"x=\pm 2", "2,-2"),
+        (r"\pm 3", "-3,3"),
+        (r"1\pm\sqrt2", r"1+\sqrt2, 1-\sqrt2"),
+        ("m=1,n=4;m=3,n=8", "(1,4),(3,8)"),
+        (r"m = 1, n = 4 \quad \text{and} \quad m = 3, n = 8", "m=1,n=4;m=3,n=8"),
+        ("1000", "1 000"),
+        ("$2/5$", r"\frac{2}{5} \textbf{meters}"),
+        ("5,7,6", "a(1)=5, a(2)=7, a(3)=6"),
+        ("2,9", "Least: 2, Greatest: 9"),
+        (r"\begin{pmatrix} -4 \\ 11 \\ 6 \end{pmatrix}", "(-4,11,6)"),
+        (r"\dfrac{3\pi}{4}", r"135^\circ"),
+        ("7^{1/50}", "7^{0.02}"),
+        (
+            r"f(x) = \text{sin}\bigg(\\frac{\\pi}{3}x + 1\bigg)",
+            r"\sin\left( \dfrac{\pi}{3}x + 1 \right)",
+        ),
+        ("135", "135°"),
+        (r"\frac{\sqrt3}{2}", r"\sin 60^\circ"),
+        (r"\begin{pmatrix} -4 \\ 11 \\ 6 \end{pmatrix}", r"\begin{bmatrix} -4 \\ 11 \\ 12/2 \end{bmatrix}"),
+    ],
+)
+def test_other_ways_to_write_an_answer(grader, gold, answer):
+    assert verdict(grader, gold, f"<answer>{answer}</answer>") is CORRECT
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("5", "x+2=5"),
+        ("5", "2x=5"),
+        ("0", "3x-y+13=0"),
+        ("4", "x^2+y^2=4"),
+        ("x^2+y^2=4", "4"),
+        ("3x-y+13=0", "0"),
+        ("xy=1", "1"),
+        ("y/x=3", "3"),
+        (r"\frac{y}{x}=3", "3"),
+        ("9", r"9\%"),
+        ("5", "5m"),
+        ("1,1,2", "1,2"),
+        ("(1,3)", r"\{1,3\}"),
+        ("[1,2)", "(1,2]"),
+        (r"\pm 3", "3"),
+        ("3", r"\pm 3"),
+        ("x<3", "x>3"),
+        (r"5\le x", r"x\le 5"),
+        (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}"),
+        (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+        (r"31\%", "32 percent"),
+        ("3:8", "3:9"),
+        ("(1,1,2)", "(1,2)"),
+        ("m=1,n=4;m=3,n=8", "(4,1),(8,3)"),
+        ("m=1,n=4;m=3,n=8", "n=1,m=4;n=3,m=8"),
+        (r"\dfrac{3\pi}{4}", r"136^\circ"),
+        ("7^{1/50}", "7^{0.0200001}"),
+        (r"\pi", "3.14159265358979"),
+        (r"\begin{pmatrix} 1 \\ 2\end{pmatrix}", "(2,1)"),
+        (r"\begin{pmatrix} 1 \\ 2\end{pmatrix}", r"\{1,2\}"),
+        ("1 000 000", "1000"),
+        ("10:30", "30"),
+    ],
+)
+def test_what_looks_alike_and_is_not(grader, gold, answer):
+    assert verdict(grader, gold, f"<answer>{answer}</answer>") is WRONG
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        (r"\boxed{(1, 5)} \quad \text{and} \quad \boxed{(3, 5)}", "(1, 5), (3, 5)"),
+        (r"$\boxed{1}$, $\boxed{2}$ or $\boxed{3}$", "1, 2, 3"),
+        (r"\boxed{4} and \boxed{4}", "4"),
+        (r"\boxed{3}. Wait, \boxed{4}", "4"),
+        (r"\boxed{3} is wrong and \boxed{4}", "4"),
+        ("The answer: D, it does not matter", "D"),
+    ],
+)
+def test_boxes_side_by_side_are_a_list(completion, expected):
+    assert extract_answer(completion) == expected
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ("2 500", "2 500"),
+        (r"-\frac{11}{7}", r"-\frac{11}{7}"),
+        (".4", ".4"),
+        ("so it costs 3,85 euro", "3.85"),
+        ("The volume of $ABCD$ is 120", "120"),
+        ("so $x=1$ after 2 steps", "x=1"),
+        ("$1$, $2$ and $3$", "1, 2, 3"),
+        ("QX2B has no answer", None),
+    ],
+)
+def test_lenient_extraction(completion, expected):
+    assert extract_answer(completion, lenient=True) == expected
+
+
+def test_a_gold_that_is_a_whole_solution_is_read(grader):
+    assert verdict(grader, r"So $x = 3$ and the answer is \boxed{12}.", r"\boxed{12.0}") is CORRECT
+    assert verdict(grader, r"\(\boxed{5 \text{ and } 9}\)", r"\boxed{9,5}") is CORRECT
+
+
+def test_what_does_not_change_an_answer_does_not_change_its_verdict(grader, shared_data):
+    """MATH-500's golds behind 100 kB of text, in other dress, and, for numbers, off by a little."""
+    golds = [json.loads(line)["answer"] for line in (shared_data / "math/math500.jsonl").read_text().splitlines()]
+    filler = "We try x = 3 and get nothing. " * 3500
+    for form in (filler + r"\boxed{%s}", r"\boxed{$%s$}", r"\boxed{\displaystyle %s}", r"**\boxed{%s}**."):
+        grades = grader.grade(golds, [form.replace("%s", gold) for gold in golds], [False] * len(golds))
+        assert [g for g, grade in zip(golds, grades, strict=True) if grade.verdict is not CORRECT] == [], form[-30:]
+    numbers = [int(gold) for gold in golds if gold.lstrip("-").isdigit()]
+    for change in (lambda n: n + 1, lambda n: -n or 1, lambda n: 10 * n or 1):
+        wrong = [f"so\n#### {change(n)}" for n in numbers]
+        grades = grader.grade(list(map(str, numbers)), wrong, [False] * len(numbers))
+        assert {grade.verdict for grade in grades} == {WRONG}
+
+
+def test_gsm8k_golds_equal_themselves(grader, shared_data):
+    lines = (shared_data / "gsm8k/test.jsonl").read_text().splitlines()
+    golds = [json.loads(line)["answer"].split("####")[1].strip() for line in lines]
+    for form in (r"\boxed{%s}", "</think> <answer> %s </answer>", "so\n#### %s"):
+        grades = grader.grade(golds, [form.replace("%s", gold) for gold in golds], [False] * len(golds))
+        assert {grade.verdict for grade in grades} == {CORRECT}
+
+
+@pytest.mark.slow
+def test_the_verifier_works_in_a_forked_process():
+    """As a data loader's or a rollout's worker is one."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(_verdict_of_a_root).get(timeout=120) == "correct"
+
+
+def _verdict_of_a_root() -> str:
+    with Grader(workers=1) as grader:
+        return verdict(grader, r"\sqrt{8}", r"\boxed{2\sqrt{2}}").value

@@ -21,8 +21,8 @@ MODULES = sorted((REPOSITORY / "src" / "posttrain").rglob("*.py"))
 LIGHT = (
     "recipe", "recipe_rules", "schema", "options", "errors", "manifest", "rows", "lineage", "hardware", "model_source",
     "benchmarks", "grading", "metrics", "results", "report", "prompts", "tiny_world", "gsm8k",
-    "source", "benchmark_source", "comparison", "verifier.pool", "scoring", "forms", "graded", "rewards",
-    "omcq", "page", "formulas", "report_samples", "report_figures", "report_page",
+    "source", "benchmark_source", "comparison", "verifier.pool", "scoring", "forms", "graded", "published_graders",
+    "omcq", "page", "formulas", "report_samples", "report_figures", "report_page", "rewards",
 )  # fmt: skip
 
 

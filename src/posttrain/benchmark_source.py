@@ -15,6 +15,8 @@ def to_rows(records: list[dict[str, Any]], declared: Declaration, name: str) -> 
     rows = []
     for number, record in enumerate(records, start=1):
         question, answer = record.get(declared["question"]), record.get(declared["answer"])
+        if isinstance(answer, list):
+            answer = ", ".join(map(str, answer))
         if not isinstance(question, str) or not question.strip() or not isinstance(answer, str | int | float):
             raise BenchmarkError(
                 f"{name}: record {number}: expected text in {declared['question']!r} and a gold in "
@@ -31,6 +33,11 @@ def check_rows(rows: list[Row], declared: Declaration, source: str) -> None:
     repeated = [row_id for row_id, times in Counter(row.id for row in rows).items() if times > 1]
     if repeated:
         raise BenchmarkError(f"{source}: the question of row {repeated[0]} comes twice")
+    check_golds(rows, source)
+
+
+def check_golds(rows: list[Row], source: str) -> None:
+    """Raise BenchmarkError for the first gold that the grader does not find equal to itself as an answer."""
     golds = [row.answer for row in rows]
     with Grader() as grader:
         grades = grader.grade(golds, [f"\\boxed{{{gold}}}" for gold in golds], [False] * len(golds))

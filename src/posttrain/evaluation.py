@@ -15,6 +15,8 @@ from posttrain.results import SCHEMA_VERSION
 from posttrain.rope import rope_of
 from posttrain.sampling import Decoding, Sampler
 
+QWEN_ENDS = ("<|im_end|>", "<|endoftext|>")
+
 
 def load_checkpoint(options: EvalOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Weights and tokenizer of a directory (an adapter too) or of the hub; never code, never pickle."""
@@ -38,10 +40,15 @@ def choose_prompt(options: EvalOptions, tokenizer: PreTrainedTokenizerBase) -> s
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Tokens that end a completion: those of the generation config, which training sets, and the tokenizer's own."""
+    """Tokens that end a completion: those of the generation config, which training sets, and the tokenizer's own.
+
+    Also Qwen's two ends, where the tokenizer has them: a base model lists one, writes the other, and would run on into
+    a question of its own, whose box would then be the last.
+    """
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
-    return tuple(sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None}))
+    known = tokenizer.get_added_vocab()
+    return tuple(sorted({i for i in (*ids, tokenizer.eos_token_id, *map(known.get, QWEN_ENDS)) if i is not None}))
 
 
 def describe_checkpoint(model: PreTrainedModel, options: EvalOptions) -> dict[str, Any]:
@@ -62,7 +69,7 @@ def evaluation_settings(
     checkpoint: dict[str, Any],
     prompt: dict[str, str],
     decoding: Decoding,
-    num_samples: int,
+    options: EvalOptions,
     sampler: Sampler,
 ) -> dict[str, Any]:
     """Everything needed to get the number again; two results of equal settings are one result."""
@@ -71,11 +78,11 @@ def evaluation_settings(
         "benchmark": benchmark.name,
         "data_sha256": benchmark.sha256,
         "limit": benchmark.limit,
-        "expected_samples": len(benchmark.rows) * num_samples,
+        "expected_samples": len(benchmark.rows) * options.num_samples,
         "checkpoint": checkpoint,
-        "grader": {"name": "posttrain", "version": grading.VERSION},
+        "grader": {"name": options.grader, "version": grading.VERSION},
         "prompt": prompt,
-        "decoding": {**decoding.as_record(), "num_samples": num_samples},
+        "decoding": {**decoding.as_record(), "num_samples": options.num_samples},
         "backend": sampler.backend,
         "packages": lineage.package_versions(),
     }

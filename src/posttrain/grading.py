@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from posttrain.verifier.exact import equal
-from posttrain.verifier.extract import extract_answer, has_closed_answer
+from posttrain.verifier.extract import extract_answer, has_closed_answer, read_gold
 from posttrain.verifier.pool import SymbolicPool
 
 VERSION = "3"  # of the rules; a verdict may change with it
@@ -56,6 +56,7 @@ class Grader:
 
         `lenient` takes unmarked answers too: for comparison with other graders, never for training.
         """
+        golds = [read_gold(gold) for gold in golds]
         # Cut off, a model may have been about to write more: only an answer with an end is one.
         answers = [
             extract_answer(completion, lenient) if not cut or has_closed_answer(completion) else None

@@ -118,6 +118,14 @@ class EvalOptions:
             ],
         },
     )
+    grader: str = field(
+        default="posttrain",
+        metadata={
+            "help": "Who decides what is correct. The others imitate published graders, errors included, to compare "
+            "with published numbers; nothing is trained on them.",
+            "choices": ["posttrain", "mathverify", "qwen", "drgrpo"],
+        },
+    )
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy."})
     num_samples: int = field(default=1, metadata={"help": "Samples per question; more than one need a temperature."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution."})

@@ -4,6 +4,7 @@ Answers are numbers, text, labels, equations or containers of such; the kind of 
 decide is asked of `leaf`, which says None where it cannot tell either.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,12 +15,26 @@ from posttrain.verifier.rational import to_rational
 
 Leaf = Callable[[str, str], bool | None]
 MAX_ITEMS = 200  # of a container
-ASSIGNMENT = re.compile(r"^\s*(\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?(?:\([a-z]\))?)\s*(?:=|\\in)\s*(.+)$", re.DOTALL)
+MAX_SIGNS = 4  # `\\pm` in one item
+ASSIGNMENT = re.compile(r"^\s*(\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?(?:\([^()=,]*\))?)\s*(?:=|\\in)\s*(.+)$", re.DOTALL)
+SEGMENT = r"(?:\\(?:angle|triangle|overline)\s*)?\{?[A-Z]+\}?(?:_(?:\w|\{\w+\}))?"
+QUANTITY = re.compile(  # what a gold may name before its value: (p,q), |AB|, AB:CD, \frac{AB}{CD}, P(A)
+    rf"^(?:\((?:\s*[A-Za-z]\w?\s*,)+\s*[A-Za-z]\w?\s*\)|\|\s*{SEGMENT}\s*\||\\frac\{{{SEGMENT}\}}\{{{SEGMENT}\}}"
+    rf"|{SEGMENT}(?:\s*[:/]\s*{SEGMENT})+|\\angle\s*{SEGMENT})\s*=\s*([^=]+)$"
+)
 BASE = re.compile(r"^([0-9A-Fa-f]+)_\{?(\d+)\}?$")
 WORDS = re.compile(r"[A-Za-z][A-Za-z' .-]*[A-Za-z.]")
 NAME = r"(?:[A-Za-z]|\\[a-z]+)"
 DOUBLE_INEQUALITY = re.compile(rf"^(.+?)(\\le|<|\\ge|>)\s*{NAME}\s*(\\le|<|\\ge|>)(.+)$")
 INEQUALITY = re.compile(rf"^{NAME}\s*(\\le|<|\\ge|>)([^<>]+)$")
+TURNED_INEQUALITY = re.compile(rf"^([^<>=]+?)\s*(\\le|<|\\ge|>)\s*({NAME})$")
+TURNED = {"\\le": "\\ge", "\\ge": "\\le", "<": ">", ">": "<"}
+RELATION = re.compile(r"<|>|\\le(?![a-z])|\\ge(?![a-z])")
+LABELLED = re.compile(r"^[A-Z][A-Za-z]+\s*:\s*(.+)$")
+DEGREES = re.compile(r"^(-?[\d./]+|-?\\frac\{\d+\}\{\d+\})\s*(?:\^\s*\{?\s*)\\circ\s*\}?$")
+COLUMN = re.compile(r"^\\begin\{pmatrix\}([^&]*)\\end\{pmatrix\}$", re.DOTALL)
+GROUPS = re.compile(r";|\b(?:and|or)\b")
+ONLY = re.compile(r"^\\text\s*\{\s*only\s*\}\s*")
 SET_BUILDER = re.compile(rf"^\\\{{\s*{NAME}\s*(?:\||:|\\mid)\s*(.+)\\\}}$")
 CLOSING = {"(": ")", "[": "]", "\\{": "\\}"}
 
@@ -39,7 +54,14 @@ def unknown(gold: str, answer: str) -> bool | None:
 
 def equal(gold: str, answer: str, leaf: Leaf = unknown) -> bool | None:
     """Whether the answer equals the gold; None where `leaf` could not tell."""
+    gold, answer = _same_angle(gold, answer), _same_angle(answer, gold)
     return _equal(normalise(gold), normalise(answer), leaf)
+
+
+def _same_angle(angle: str, other: str) -> str:
+    """Degrees as radians where the other side is in radians; elsewhere the sign of degrees is a unit."""
+    written = DEGREES.match(angle.strip().strip("$").replace("°", "^\\circ"))
+    return f"\\frac{{{written.group(1)}\\pi}}{{180}}" if written and ("\\pi" in other or "π" in other) else angle
 
 
 def _equal(gold: str, answer: str, leaf: Leaf) -> bool | None:
@@ -47,7 +69,9 @@ def _equal(gold: str, answer: str, leaf: Leaf) -> bool | None:
         return False
     if gold == answer:
         return True
-    gold, answer = _value_of_assignments(gold, answer)
+    gold, answer = _value_of_assignments(ONLY.sub("", gold), ONLY.sub("", answer))
+    if gold == answer:
+        return True
     number = _compare_numbers(gold, answer)
     if number is not None:
         return number
@@ -73,16 +97,25 @@ def to_rational_or_none(text: str) -> Fraction | None:
 
 
 def _compare_numbers(gold: str, answer: str) -> bool | None:
-    """Exact comparison where both are arithmetic; a division by zero equals nothing."""
+    """Exact comparison where both are arithmetic; a division by zero equals nothing.
+
+    A percent sign of the gold is a unit that the answer may leave out; one that only the answer has is none.
+    """
     try:
         expected, value = to_rational(gold), to_rational(answer)
     except ZeroDivisionError:
         return False
-    return None if expected is None or value is None else expected == value
+    if expected is None or value is None:
+        return None
+    return expected == value or (gold.endswith("%") and "%" not in answer and expected * 100 == value)
 
 
 def _value_of_assignments(gold: str, answer: str) -> tuple[str, str]:
     """`x=5` is 5 where the other side names no variable, or the same one."""
+    if (named := QUANTITY.match(gold)) and "=" not in answer:
+        return named.group(1), answer
+    if (labelled := LABELLED.match(answer)) and ":" not in gold:
+        return gold, labelled.group(1)
     left, right = ASSIGNMENT.match(gold), ASSIGNMENT.match(answer)
     if left and right:
         same = left.group(1) == right.group(1)
@@ -120,10 +153,16 @@ def _container(answer: str) -> Container | None:
         return Container("union", tuple(parts)) if all(parts) else None
     if interval := _interval(answer):
         return interval
+    if (column := COLUMN.match(answer)) and "\\begin" not in column.group(1):
+        return Container("()", tuple(item.strip() for item in column.group(1).split("\\\\") if item.strip()))
     if "\\begin" in answer:
         return None
-    items = split_items(answer)
-    if len(items) > 1:
+    if solutions := _solutions(answer):
+        return solutions
+    pieces = _split(answer)
+    items = [sign for piece in pieces for sign in _signs(piece)]
+    bracketed = len(pieces) == 1 and answer.startswith("\\{") and answer.endswith("\\}")
+    if len(items) > 1 and not bracketed:
         return Container("list", tuple(items))
     for opening in CLOSING:
         if answer.startswith(opening):
@@ -135,15 +174,25 @@ def _container(answer: str) -> Container | None:
                     parts = split_items(body)
                     if len(parts) > 1 or opening == "\\{":
                         return Container(opening + closing, tuple(parts))
-    if answer.count("\\pm") == 1:
-        return Container("list", (answer.replace("\\pm", "+"), answer.replace("\\pm", "-")))
     return None
+
+
+def _solutions(answer: str) -> Container | None:
+    """`p=5, q=2; p=7, q=2` as the tuples (p=5, q=2), (p=7, q=2); None unless all groups name the same in one order."""
+    groups = [_split(group) for group in GROUPS.split(answer)]
+    named = [[match.group(1) for item in group if (match := ASSIGNMENT.match(item))] for group in groups]
+    complete = all(len(names) == len(group) > 1 for names, group in zip(named, groups, strict=True))
+    if len(groups) < 2 or not complete or named.count(named[0]) != len(named):
+        return None
+    return Container("list", tuple(f"({','.join(group)})" for group in groups))
 
 
 def _interval(answer: str) -> Container | None:
     """`2 \\le x < 5` and `\\{x | 2 \\le x < 5\\}` as [2, 5); `x < 5` as (-\\infty, 5)."""
     if built := SET_BUILDER.match(answer):
         answer = built.group(1).strip()
+    if turned := TURNED_INEQUALITY.match(answer):
+        answer = f"{turned.group(3)} {TURNED[turned.group(2)]} {turned.group(1)}"
     if one := INEQUALITY.match(answer):
         relation, bound = one.groups()
         if relation in ("\\le", "<"):
@@ -163,6 +212,11 @@ def _interval(answer: str) -> Container | None:
 
 
 def split_items(text: str) -> list[str]:
+    """The items of a list: the text split outside all brackets, one with `\\pm` twice."""
+    return [sign for item in _split(text) for sign in _signs(item)]
+
+
+def _split(text: str) -> list[str]:
     """The text split at commas, semicolons and `and` outside all brackets."""
     items, depth, start, position = [], 0, 0, 0
     while position < len(text):
@@ -177,14 +231,16 @@ def split_items(text: str) -> list[str]:
             start = position + (1 if character in ",;" else len(text[position:].split(" ", 2)[1]) + 1)
         position += 1
     items.append(text[start:].strip().removeprefix("and ").removeprefix("or "))
-    return [sign for item in items if item for sign in _signs(item)]
+    return [item for item in items if item]
 
 
 def _signs(item: str) -> list[str]:
-    """An item of a list with `\\pm` stands for two."""
-    if item.count("\\pm") != 1 or "(" in item:
+    """An item of a list with `\\pm` stands for two; a tuple with several stands for every choice."""
+    if not 1 <= item.count("\\pm") <= MAX_SIGNS or (item.count("\\pm") > 1 and not item.startswith("(")):
         return [item]
-    return [item.replace("\\pm", "+"), item.replace("\\pm", "-")]
+    parts = item.split("\\pm")
+    choices = itertools.product("+-", repeat=len(parts) - 1)
+    return ["".join(itertools.chain(*zip(parts, (*signs, ""), strict=True))) for signs in choices]
 
 
 def _balanced(body: str) -> bool:
@@ -204,15 +260,26 @@ def _compare_containers(
         assert single is not None
         if single.kind == "\\{\\}" and len(single.items) == 1:
             return _equal(single.items[0] if left else gold, single.items[0] if right else answer, leaf)
+        if all(RELATION.search(side) for side in (gold, answer)):  # one of them is an inequality to be solved first
+            return leaf(gold, answer)
         return False if single.kind == "list" or "\\begin" not in gold + answer else leaf(gold, answer)
     kinds = {left.kind, right.kind}
     if len(kinds) > 1 and "list" not in kinds:
         return False
+    if kinds <= {"list", "\\{\\}", "union"}:
+        left, right = _without_repeats(left), _without_repeats(right)
     if len(left.items) != len(right.items) or len(left.items) > MAX_ITEMS:
         return False
     if kinds <= {"list", "\\{\\}", "union"}:
         return _match_in_any_order(left.items, list(right.items), leaf)
     return _all(_equal(a, b, leaf) for a, b in zip(left.items, right.items, strict=True))
+
+
+def _without_repeats(container: Container) -> Container:
+    """A set, and a list of tuples, which is one too, with each item once."""
+    if container.kind == "list" and not all(item.startswith("(") for item in container.items):
+        return container
+    return Container(container.kind, tuple({item.replace(" ", ""): item for item in container.items}.values()))
 
 
 def _match_in_any_order(golds: tuple[str, ...], answers: list[str], leaf: Leaf) -> bool | None:

@@ -8,17 +8,24 @@ MAX_NESTING = 200  # braces
 MARKED = re.compile(r"^(?:####|A:)[ \t]*(.+?)[ \t]*$", re.MULTILINE)  # GSM8K's own, and its model solutions'
 PHRASE = re.compile(r"(?:answer\s{1,9}is\b\s{0,9}:?|answer\s{0,9}:)[ \t]{0,9}(?=[^\s:])", re.IGNORECASE)
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-LAST_NUMBER = re.compile(r"([+-]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)")
+NUMBER = re.compile(r"((?<![A-Za-z\d.])[+-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?(?:\s?%)?)")
+DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d\d?)$")  # in prose, where a list would have a space
+WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{3,}|[\u3000-\ud7ff]")
+LABEL = re.compile(r"^\(?([A-Z])\)?[,:)]\s+[a-z]{2}")  # "D, it does not matter why"
+BARE = 200  # characters; up to here a completion without words is an answer as a whole
+JOINT = re.compile(r"\}((?:[\s$,;]|\\q?quad|\\[()\[\],;]|\\text\s*\{[\s,]*(?:and|or)[\s,]*\}|\band\b|\bor\b){0,40})$")
+JOINTS = re.compile(r"[,;]|and|or")
+MAX_BOXES = 50  # of one list
 SENTENCE_END = re.compile(r"\.(?=\s|$)|\n")
 
 
 def extract_answer(completion: str, lenient: bool = False) -> str | None:
     """The answer's text, or None where the completion gives none.
 
-    Looked for after the last `</think>`, inside the last `<answer>` where there is one: the last `\\boxed{}`; else the
-    last line `#### x` or `A: x`; else what follows the last "answer is"; else all that stands in `<answer>`. A last box
-    that never closes is no answer, whatever stands before it. `lenient` also takes what marks no answer; never train on
-    that.
+    Looked for after the last `</think>`, inside the last `<answer>` where there is one: the last `\\boxed{}` and those
+    before it that only a comma, "and" or "or" parts from it; else the last line `#### x` or `A: x`; else what follows
+    the last "answer is"; else all that stands in `<answer>`. A last box that never closes is no answer, whatever stands
+    before it. `lenient` also takes what marks no answer; never train on that.
     """
     region = completion[-REGION_BYTES:]
     region = region.rpartition("</think>")[2]
@@ -26,20 +33,59 @@ def extract_answer(completion: str, lenient: bool = False) -> str | None:
     if start >= 0:
         region = region[start + len("<answer>") :].partition("</answer>")[0]
     if "\\boxed" in region or "\\fbox" in region:
-        return _bounded(last_boxed(region))
+        return _bounded(_last_boxes(region))
     if marked := MARKED.findall(region):
         return _bounded(marked[-1])
     if phrases := [*PHRASE.finditer(region)]:
-        return _bounded(SENTENCE_END.split(region[phrases[-1].end() :])[0])
+        answer = SENTENCE_END.split(region[phrases[-1].end() :])[0]
+        label = LABEL.match(answer)
+        answer = label.group(1) if label else answer
+        return _bounded(_last_mathematics(answer) or answer if lenient else answer)
     if start >= 0:
         return _bounded(region)
     return _bounded(_last_mathematics(region)) if lenient else None
 
 
+def read_gold(gold: str) -> str:
+    """The answer in a gold that is a whole solution: its last box; any other gold is the answer itself."""
+    return (_last_boxes(gold) or gold) if "\\boxed" in gold or "\\fbox" in gold else gold
+
+
 def _last_mathematics(region: str) -> str | None:
-    """What a reader would take for the answer of a text that marks none: its last formula, else its last number."""
-    found = [*FORMULA.finditer(region)] or [*LAST_NUMBER.finditer(region)]
-    return next((group for group in found[-1].groups() if group), None) if found else None
+    """What a reader would take for the answer of a text that marks none: its last formula, with those that are listed
+    before it, else its last number; the number, too, where the formula only names something. A short text without words
+    is an answer as a whole.
+    """
+    formulas = [*FORMULA.finditer(region)]
+    if not formulas and len(region) <= BARE and not WORD.search(region):
+        return region
+    numbers = [*NUMBER.finditer(region, formulas[-1].end() if formulas else 0)]
+    if not formulas or (numbers and not re.search(r"\d", formulas[-1].group())):
+        return DECIMAL_COMMA.sub(r"\1.\2", numbers[-1].group(1)) if numbers else None
+    listed = [formulas[-1]]
+    for formula in reversed(formulas[:-1]):
+        between = region[formula.end() : listed[0].start()]
+        if not JOINTS.search(between) or re.sub(r"[\s,;]|and|or", "", between):
+            break
+        listed.insert(0, formula)
+    return ", ".join(next(group for group in formula.groups() if group) for formula in listed)
+
+
+def _last_boxes(text: str) -> str | None:
+    """Content of the last box; a list where boxes stand side by side as one."""
+    last, start = last_boxed(text), max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    contents = [] if last is None else [last]
+    while contents and len(contents) < MAX_BOXES:
+        joint, earlier = JOINT.search(text, max(0, start - 60), start), text.rfind("\\boxed", 0, start)
+        if joint is None or earlier < 0 or joint.start() - earlier > MAX_ANSWER:
+            break
+        content, between = last_boxed(text[earlier : joint.start() + 1]), joint.group(1)
+        whole = content is not None and len("\\boxed{}") + len(content) == joint.start() + 1 - earlier
+        if content is None or not whole or (between and not JOINTS.search(between)):
+            break
+        contents.insert(0, content)
+        start = earlier
+    return ", ".join(dict.fromkeys(contents)) if contents else None
 
 
 def has_box(completion: str) -> bool:

@@ -8,21 +8,31 @@ CHARACTERS = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "∞": r"\infty ", "π": r"\pi ",
     "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "±": r"\pm ", "⁄": "/", "∈": r"\in ", "θ": r"\theta ",
 }  # fmt: skip
-SPACES = re.compile(r"\\[,;:! ]|\\quad|\\qquad|~|\u2009|\u00a0|\u202f")
-THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\[,!:; ]|~|[\u2009\u00a0\u202f])(?=\d{3}(?!\d))")
+SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\quad|\\qquad|~|\u2009|\u00a0|\u202f")
+THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\[,!:; ]|~|[\u2009\u00a0\u202f])\s*(?=\d{3}(?!\d))")
 DROPPED = re.compile(
     r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\textstyle|\\limits|\\[bB]igg?[lr]?(?![a-z])|\\color\{[^{}]*\}"
 )
-STYLES = re.compile(r"\\(?:mathbf|boldsymbol|mathrm|mathit|mathsf|bf|bm|textbf|textit|mbox|emph|textrm)\s*\{([^{}]*)\}")
+STYLES = re.compile(
+    r"\\(?:mathbf|boldsymbol|mathrm|mathit|mathsf|bf|bm|textbf|textit|mbox|emph|textrm|textnormal)\s*\{([^{}]*)\}"
+)
 LABEL = re.compile(
     r"\\text\s*\{\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is)?\s*[:=]?\s*\}|^\s*(?:final\s+)?answer\s*[:=]\s*", re.I
 )
 UNIT = re.compile(r"(?<=[\d})])\s*\\text\s*\{\s*[A-Za-z][A-Za-z .]*(?:\^\{?\d\}?)?\s*\}(?:\s*\^\s*\{?[23]\}?)?$")
 PLAIN_UNIT = re.compile(
-    r"(?<=\d)\s+(?:dollars?|cents?|degrees?|units?|cm|mm|km|m|kg|g|hours?|minutes?|seconds?|days?|weeks?|months?|years?"
-    r"|miles?|feet|inches|people|apples|eggs|points?|percent(?=\s*$))$",
+    r"(?<=[\d})])\s+(?:dollars?|cents?|degrees?|units?|cm|mm|km|m|kg|g|hours?|minutes?|seconds?|days?|weeks?|months?|years?"
+    r"|miles?|feet|inches|people|apples|eggs|points?|metres?|meters?)$",
     re.I,
 )
+FUNCTION_NAME = re.compile(r"\\text\s*\{(sin|cos|tan|ln|log)\}|(?<![\\A-Za-z{])(sin|cos|tan|ln|log)(?![A-Za-z])")
+SPACED_THOUSANDS = re.compile(r"^[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?$")
+PERCENT = re.compile(r"(?<=\d)\s*(?:\\text\s*\{\s*)?(?:percent(?:age)?|pct)\.?\s*\}?$", re.I)
+ORDINAL = re.compile(
+    r"(?<=\d)(?:\^\s*\{?\s*(?:\\text\s*\{)?(?:st|nd|rd|th)\}?\s*\}?|(?:st|nd|rd|th)(?:\s+[A-Za-z]+)?)$"
+)
+DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2}|[(){}\[\]])")  # a backslash that was escaped once too often
+MATRIX = re.compile(r"\\(begin|end)\{(?:[bB]matrix|smallmatrix|matrix)\}")  # determinants, vmatrix, are another thing
 WHOLE_THOUSANDS = re.compile(r"^[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?:\\?%)?$")
 SEPARATOR = re.compile(r"\\text\s*\{\s*(and|or)\s*\}")
 CONDITION = re.compile(r",?\s*\\text\s*\{\s*(?:for|where|with)\b[^{}]*\}.*$")
@@ -34,7 +44,9 @@ EXPONENT = re.compile(r"(?<![\w.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?!\w)")
 
 def normalise(text: str) -> str:
     """The answer in its one form; idempotent in what `exact` and `symbolic` look at."""
-    text = _unicode(text)
+    text = MATRIX.sub(r"\\\1{pmatrix}", _unicode(text))
+    if "\\begin" not in text:  # where it ends a row
+        text = DOUBLED.sub(r"\\", text)
     text = THOUSANDS.sub("", text)
     text = re.sub(r"\\[dtc]frac", r"\\frac", text)
     text = DROPPED.sub(" ", text)
@@ -47,10 +59,12 @@ def normalise(text: str) -> str:
     text = re.sub(r"^\{([^{}]*,[^{}]*)\}$", r"\\{\1\\}", text)  # {1,2}: braces that LaTeX would swallow
     text = CONDITION.sub("", SEPARATOR.sub(r" \1 ", text)).strip()
     text = _commands(text)
-    text = PLAIN_UNIT.sub("", UNIT.sub("", text))
+    text = ORDINAL.sub("", PLAIN_UNIT.sub("", UNIT.sub("", PERCENT.sub(r"\\%", text))))
     if not FUNCTION.search(text):  # a degree is a unit, but not inside a function
         text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?(?=\s*(?:[,)\]]|$))", "", text)
     text = WHOLE_THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)  # inside brackets it may be a list
+    text = SPACED_THOUSANDS.sub(lambda match: match.group().replace(" ", ""), text)
+    text = FUNCTION_NAME.sub(lambda match: f"\\{match.group(1) or match.group(2)} ", text)
     text = EXPONENT.sub(r"\1\\times 10^{\2}", text)
     text = REPEATING.sub(_repeating, text)
     text = MIXED.sub(_mixed, text)
@@ -80,6 +94,7 @@ def _commands(text: str) -> str:
     text = re.sub(r"\\frac\s*(\d|[a-z])\s*\{", r"\\frac{\1}{", text)
     text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-z])", r"\1{\2}", text)
     text = re.sub(r"\\sqrt\s*(\d+|[a-z])(?![a-z])", r"\\sqrt{\1}", text)
+    text = text.replace("<=", "\\le ").replace(">=", "\\ge ")
     return re.sub(r"\\le(?:q|qslant)(?![a-z])", r"\\le", re.sub(r"\\ge(?:q|qslant)(?![a-z])", r"\\ge", text))
 
 

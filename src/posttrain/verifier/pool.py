@@ -17,6 +17,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
 from posttrain.errors import PosttrainError
+from posttrain.verifier.worker import SYMBOLIC
 
 Pair = tuple[str, str]
 START_SECONDS = 60.0  # importing sympy on a busy machine; the deadline of a pair starts after it
@@ -34,12 +35,12 @@ class Worker:
     `index` is the pair it works on, None while it is idle.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, comparison: str) -> None:
         self.index: int | None = None
         self.deadline = 0.0
         self.served = 0  # by the child of now
         ours, theirs = Pipe()
-        command = [sys.executable, "-m", "posttrain.verifier.worker", str(theirs.fileno())]
+        command = [sys.executable, "-m", "posttrain.verifier.worker", str(theirs.fileno()), comparison]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
         theirs.close()
         self.pipe: Connection = ours  # type: ignore[assignment]
@@ -82,10 +83,13 @@ class Worker:
 class SymbolicPool:
     """Compares pairs of answers in worker processes, each pair within `deadline_seconds` or not at all.
 
+    `comparison` is that of `symbolic`, or a grader of `published`, whose pairs are of a gold and a completion.
+
     A context manager. Workers start when the first pair comes, and end when this process is gone.
     """
 
-    def __init__(self, workers: int | None = None, deadline_seconds: float = 2.0) -> None:
+    def __init__(self, workers: int | None = None, deadline_seconds: float = 2.0, comparison: str = SYMBOLIC) -> None:
+        self.comparison = comparison
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self.size = workers or max(1, min(8, (os.cpu_count() or 1) // ranks))
         self.deadline_seconds = deadline_seconds
@@ -111,7 +115,7 @@ class SymbolicPool:
         waiting, tries = deque(range(len(pairs))), [0] * len(pairs)
         while waiting or any(worker.index is not None for worker in self.workers):
             while len(self.workers) < min(self.size, len(waiting)):
-                self.workers.append(Worker())
+                self.workers.append(Worker(self.comparison))
             for worker in [w for w in self.workers if w.index is None]:
                 if waiting:
                     index = waiting.popleft()

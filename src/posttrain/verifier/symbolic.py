@@ -7,7 +7,7 @@ from posttrain.verifier.exact import equal, to_rational_or_none
 
 DIGITS = 50
 COMMAND = re.compile(r"\\[A-Za-z]+|\\.")
-TEXT = re.compile(r"\\text\s*\{[^{}]*\}")
+TEXT = re.compile(r"\\text\s*\{[^{}]*\}|\\(?:begin|end)\s*\{[^{}]*\}")
 FUNCTIONS = re.compile(r"\\(sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt)")
 DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 
@@ -23,15 +23,13 @@ def symbolic_equal(gold: str, answer: str) -> bool:
 
 
 def _leaf(gold: str, answer: str) -> bool:
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, verify
 
     gold, answer = _degrees(gold), _degrees(answer)
     if _is_equation(answer) != _is_equation(gold):
         return False
     configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    # Both in boxes: without one, a trailing letter is dropped as a unit.
-    golds = parse(f"\\boxed{{{gold}}}", configs, parsing_timeout=None)
-    answers = parse(f"\\boxed{{{answer}}}", configs, parsing_timeout=None)
+    golds, answers = (_parse(text, configs) for text in (gold, answer))
     if not golds or not answers:
         return False
     expected, value = golds[0], answers[0]
@@ -39,6 +37,16 @@ def _leaf(gold: str, answer: str) -> bool:
         return False
     accepted = bool(verify(golds, answers, timeout_seconds=None)) or _equal_complex(expected, value)
     return accepted and not _values_differ(expected, value) and not _rounded(gold, answer, expected, value)
+
+
+def _parse(text: str, configs: list[Any]) -> list[Any]:
+    """Math-Verify's reading. In a box, and in brackets where a last letter is still lost as a unit."""
+    from math_verify import parse
+
+    found = parse(f"\\boxed{{{text}}}", configs, parsing_timeout=None)
+    if found and not _names_survive(text, found[0]):
+        found = parse(f"\\boxed{{({text})}}", configs, parsing_timeout=None)
+    return found
 
 
 def _degrees(text: str) -> str:
@@ -89,11 +97,18 @@ def _values_differ(expected: Any, value: Any) -> bool:
 
     if not all(isinstance(x, sympy.Expr) and not x.free_symbols for x in (expected, value)):
         return False
-    left, right = sympy.N(expected, DIGITS), sympy.N(value, DIGITS)
+    left, right = sympy.N(_exact(expected), DIGITS), sympy.N(_exact(value), DIGITS)
     if not (left.is_number and right.is_number and left.is_finite and right.is_finite):
         return False
     scale = max(abs(left), abs(right))
     return bool(scale != 0 and abs(left - right) > scale * sympy.Float(10) ** (8 - DIGITS))
+
+
+def _exact(expression: Any) -> Any:
+    """Written decimals as the fractions they are."""
+    import sympy
+
+    return expression.xreplace({x: sympy.Rational(str(x)) for x in expression.atoms(sympy.Float)})
 
 
 def _rounded(gold: str, answer: str, expected: Any, value: Any) -> bool:

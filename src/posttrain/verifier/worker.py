@@ -17,13 +17,17 @@ from multiprocessing.connection import Connection
 
 MEMORY_BYTES = 4 * 2**30  # address space; sympy can ask for all there is
 ORPHAN_SECONDS = 60  # a comparison that nobody kills, because its process is gone, ends by itself
+SYMBOLIC = "symbolic"  # the comparison of posttrain.verifier.symbolic; other names are functions of `published`
 PARENT_GONE = 1  # prctl's PR_SET_PDEATHSIG
 
 
 def main() -> None:
     # gmpy2 would do some of sympy's work where no signal reaches it, and answer otherwise where it is installed.
     os.environ["SYMPY_GROUND_TYPES"] = "python"
-    from posttrain.verifier import symbolic
+    from posttrain.verifier import published, symbolic
+
+    name = sys.argv[2]
+    compare = symbolic.symbolic_equal if name == SYMBOLIC else getattr(published, name)
 
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
@@ -33,14 +37,14 @@ def main() -> None:
     while True:
         child = os.fork()
         if child == 0:
-            serve(pipe, symbolic.symbolic_equal)
+            serve(pipe, compare)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
             return
 
 
-def serve(pipe: Connection, compare: Callable[[str, str], bool]) -> None:
+def serve(pipe: Connection, compare: Callable[[str, str], bool | str]) -> None:
     """Answer pairs until the pipe ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_GONE, signal.SIGKILL)
