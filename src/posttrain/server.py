@@ -1,0 +1,146 @@
+"""The vLLM server of a GRPO run: the command that starts it, and what must agree with the trainer before step 1."""
+
+import socket
+import sys
+import time
+from typing import Any
+
+import requests
+from packaging.version import Version
+
+from posttrain.errors import PosttrainError
+
+LOOPBACK = "127.0.0.1"
+SUPPORTED = ("0.29.0", "0.31.0")  # of vLLM: fits torch 2.13 and transformers 5.23, and is in TRL 1.16's range
+PATIENCE = 5.0  # seconds between two looks at a server that is not there yet
+CPU_CACHE_BYTES = 64 * 2**20
+# What vLLM needs beside its arguments; on a CPU it would compile for half a minute and bind itself to core 0.
+ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+CPU_ENVIRONMENT = {
+    "TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_HOST_IP": LOOPBACK,
+    "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
+}  # fmt: skip
+
+
+class ServerError(PosttrainError):
+    """A server that is not there, or is not the one that the recipe asks for."""
+
+
+def base_url(values: dict[str, Any]) -> str:
+    """Where a recipe's server listens; on this machine alone unless the recipe says otherwise."""
+    if values.get("vllm_server_base_url"):
+        return str(values["vllm_server_base_url"]).rstrip("/")
+    return f"http://{values.get('vllm_server_host', LOOPBACK)}:{values.get('vllm_server_port', 8000)}"
+
+
+def serve_command(values: dict[str, Any], on_cpu: bool) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of the server that a recipe trains with, derived from the recipe alone."""
+    command = [
+        # Not `vllm serve`: it asks for a distribution called vllm, and the one for CPUs is called vllm-cpu.
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server",
+        "--model", values["model_name_or_path"],
+        "--host", values.get("vllm_server_host", LOOPBACK),
+        "--port", str(values.get("vllm_server_port", 8000)),
+        "--dtype", "float32" if on_cpu else "bfloat16",
+        "--weight-transfer-config", '{"backend": "gloo"}' if on_cpu else '{"backend": "nccl"}',
+        "--logprobs-mode", "processed_logprobs",  # those of the distribution that is sampled
+        "--max-logprobs", "-1",
+        "--generation-config", "vllm",  # nothing of the checkpoint's, such as a repetition penalty
+    ]  # fmt: skip
+    if values.get("model_revision"):
+        command += ["--revision", values["model_revision"]]
+    if values.get("vllm_max_model_length"):
+        command += ["--max-model-len", str(values["vllm_max_model_length"])]
+    if on_cpu:
+        command += ["--enforce-eager", "--kv-cache-memory-bytes", str(CPU_CACHE_BYTES), "--max-num-seqs", "64"]
+        command += ["--cpu-distributed-timeout-seconds", "120"]
+    return command, ENVIRONMENT | (CPU_ENVIRONMENT if on_cpu else {})
+
+
+def check_port_is_free(values: dict[str, Any]) -> None:
+    """Raise ServerError where something listens already; vLLM would say so only after it has loaded the model."""
+    host, port = values.get("vllm_server_host", LOOPBACK), values.get("vllm_server_port", 8000)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServerError(f"{host}:{port}: {error.strerror}; choose another --vllm_server_port") from error
+
+
+def wait_for_server(url: str, timeout_seconds: float, recipe: str) -> None:
+    """Return when the server is up; say every few seconds how long is left. Raises ServerError at the end of it."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            if requests.get(f"{url}/health", timeout=PATIENCE).status_code == 200:
+                return
+        except requests.RequestException:
+            pass  # not there yet
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise ServerError(
+                f"{url}: no vLLM server after {timeout_seconds:.0f} s; start it: make serve RECIPE={recipe}"
+            )
+        print(f"waiting for the vLLM server at {url}, {left:.0f} s left", flush=True)
+        time.sleep(min(PATIENCE, left))
+
+
+def check_server(url: str, values: dict[str, Any], context: int, tokenizer: Any, recipe: str) -> None:
+    """Raise ServerError with one line for each thing in which the running server differs from the recipe.
+
+    `context` is the longest prompt and completion together, in tokens. That the weights, and with them the rotary
+    base, are the same is proved by log-probabilities after the first weight sync (see `GrpoTrainer`).
+    """
+    faults = version_faults(_get(f"{url}/version")["version"])
+    answer = requests.get(f"{url}/server_info", params={"config_format": "json"}, timeout=60)
+    if answer.status_code == 404:
+        faults.append("has no development endpoints, through which weights are sent; VLLM_SERVER_DEV_MODE=1 opens them")
+    else:
+        config = answer.json()["vllm_config"]
+        faults += config_faults(config["model_config"], config["weight_transfer_config"], values, context)
+        faults += _token_faults(url, config["model_config"]["model"], tokenizer)
+    if faults:
+        restart = f"restart it: make serve RECIPE={recipe}"
+        raise ServerError("\n".join(f"{url}: {fault}; {restart}" for fault in faults))
+
+
+def version_faults(version: str) -> list[str]:
+    """What is wrong with the server's version of vLLM."""
+    lowest, highest = SUPPORTED
+    if Version(lowest) <= Version(Version(version).base_version) <= Version(highest):
+        return []
+    return [f"runs vLLM {version}, expected {lowest} to {highest}"]
+
+
+def config_faults(
+    model: dict[str, Any], transfer: dict[str, Any] | None, values: dict[str, Any], context: int
+) -> list[str]:
+    """How the server's own account of itself differs from a recipe."""
+    faults = []
+    if model["model"] != values["model_name_or_path"]:
+        faults.append(f"serves {model['model']}, the recipe trains {values['model_name_or_path']}")
+    if model["max_model_len"] < context:
+        faults.append(f"takes {model['max_model_len']} tokens, prompt and completion may have {context}")
+    if model["logprobs_mode"] != "processed_logprobs":
+        faults.append(f"reports {model['logprobs_mode']}, expected processed_logprobs")
+    if model.get("hf_overrides"):
+        faults.append(f"changes the model's configuration: {model['hf_overrides']}")
+    if transfer is None:
+        faults.append("has no --weight-transfer-config, so that no weights can be sent to it")
+    return faults
+
+
+def _token_faults(url: str, model: str, tokenizer: Any) -> list[str]:
+    text = "12 + 7 = \\boxed{19}.\n" + "".join(tokenizer.all_special_tokens)
+    body = {"model": model, "prompt": text, "add_special_tokens": False}
+    theirs = requests.post(f"{url}/tokenize", json=body, timeout=60).json().get("tokens")
+    ours = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [] if theirs == ours else [f"tokenises {text!r} as {theirs}, the trainer as {ours}"]
+
+
+def _get(url: str) -> dict[str, Any]:
+    answer = requests.get(url, timeout=60)
+    if answer.status_code != 200:
+        raise ServerError(f"{url}: {answer.status_code}; expected a vLLM server")
+    return answer.json()

