@@ -112,6 +112,7 @@ def _compare_numbers(gold: str, answer: str) -> bool | None:
 
 def _value_of_assignments(gold: str, answer: str) -> tuple[str, str]:
     """`x=5` is 5 where the other side names no variable, or the same one."""
+    gold, answer = _end_of_chain(gold), _end_of_chain(answer)
     if (named := QUANTITY.match(gold)) and "=" not in answer:
         return named.group(1), answer
     if (labelled := LABELLED.match(answer)) and ":" not in gold:
@@ -125,6 +126,15 @@ def _value_of_assignments(gold: str, answer: str) -> tuple[str, str]:
     if left and _single(left) and "=" not in answer:
         return left.group(2), answer
     return gold, answer
+
+
+def _end_of_chain(text: str) -> str:
+    """`x = 4/2 = 2` as `x = 2`, where the sides that are numbers agree."""
+    name, *sides = text.split("=")
+    if len(sides) < 2 or "," in text or not re.fullmatch(rf"\s*{NAME}\s*", name) or RELATION.search(text):
+        return text
+    numbers = {value for side in sides if (value := to_rational_or_none(side.strip())) is not None}
+    return f"{name}={sides[-1]}" if len(numbers) <= 1 else text
 
 
 def _single(match: re.Match[str]) -> bool:
