@@ -19,8 +19,9 @@ from posttrain.grading import Grader, Verdict
 from posttrain.verifier.exact import equal
 from posttrain.verifier.extract import extract_answer, has_box
 from posttrain.verifier.normalise import normalise
-from posttrain.verifier.pool import SymbolicPool
+from posttrain.verifier.pool import SymbolicPool, VerifierError
 from posttrain.verifier.rational import to_rational
+from posttrain.verifier.symbolic import warm_up
 
 CORRECT, WRONG, UNPARSED = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSED
 
@@ -447,3 +448,21 @@ def test_the_verifier_works_in_a_forked_process():
 def _verdict_of_a_root() -> str:
     with Grader(workers=1) as grader:
         return verdict(grader, r"\sqrt{8}", r"\boxed{2\sqrt{2}}").value
+
+
+def test_packages_that_decide_otherwise_are_named():
+    assert warm_up() is None
+    assert warm_up([("1", "2", True)]) == "'2' for gold '1' is False, expected True"
+
+
+def test_a_pool_of_such_packages_does_not_start(tmp_path, monkeypatch):
+    """Seen through the real process, whose sympy is replaced by one that calls everything equal."""
+    (tmp_path / "math_verify.py").write_text(
+        "class ExprExtractionConfig: pass\n"
+        "class LatexExtractionConfig:\n    def __init__(self, **_): pass\n"
+        "def parse(*_, **__): return [1]\n"
+        "def verify(*_, **__): return True\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    with SymbolicPool(workers=1) as pool, pytest.raises(VerifierError, match="the installed packages decide wrongly"):
+        list(pool.compare([("x", "y")]))
