@@ -466,3 +466,19 @@ def test_a_pool_of_such_packages_does_not_start(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     with SymbolicPool(workers=1) as pool, pytest.raises(VerifierError, match="the installed packages decide wrongly"):
         list(pool.compare([("x", "y")]))
+
+
+@pytest.mark.parametrize("piece", [r"\(", r"\[", "$", "answer is ", r"\boxed{1} and ", "\n####", "</think>", "1,", " "])
+def test_extraction_is_linear(piece):
+    """Of the longest region that is looked at; without care some of these take ten seconds."""
+    text = piece * (70_000 // len(piece))
+    began = time.process_time()
+    for completion in (text, text + r"\boxed{2}"):
+        for lenient in (False, True):
+            extract_answer(completion, lenient)
+    assert time.process_time() - began < 2.0
+
+
+@pytest.mark.parametrize("piece", ["x<", "(", r"\{1,", "x=", r"\frac{", r"\pm ", "1,2;", "^"])
+def test_what_repeats_itself_is_decided_too(piece):
+    assert equal("(1,2)", piece * (1990 // len(piece))) in (False, None)

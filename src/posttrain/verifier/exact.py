@@ -55,7 +55,10 @@ def unknown(gold: str, answer: str) -> bool | None:
 def equal(gold: str, answer: str, leaf: Leaf = unknown) -> bool | None:
     """Whether the answer equals the gold; None where `leaf` could not tell."""
     gold, answer = _same_angle(gold, answer), _same_angle(answer, gold)
-    return _equal(normalise(gold), normalise(answer), leaf)
+    try:
+        return _equal(normalise(gold), normalise(answer), leaf)
+    except RecursionError:  # hundreds of containers or inequalities within another: no answer to any question
+        return False
 
 
 def _same_angle(angle: str, other: str) -> str:
