@@ -470,13 +470,15 @@ def test_a_pool_of_such_packages_does_not_start(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("piece", [r"\(", r"\[", "$", "answer is ", r"\boxed{1} and ", "\n####", "</think>", "1,", " "])
 def test_extraction_is_linear(piece):
-    """Of the longest region that is looked at; without care some of these take ten seconds."""
+    """Of the longest region that is looked at: milliseconds of processor time, where a backtracking pattern takes ten
+    seconds.
+    """
     text = piece * (70_000 // len(piece))
     began = time.process_time()
     for completion in (text, text + r"\boxed{2}"):
         for lenient in (False, True):
             extract_answer(completion, lenient)
-    assert time.process_time() - began < 2.0
+    assert time.process_time() - began < 5.0  # far from both
 
 
 @pytest.mark.parametrize("piece", ["x<", "(", r"\{1,", "x=", r"\frac{", r"\pm ", "1,2;", "^"])
