@@ -19,8 +19,9 @@ from posttrain.grading import Grader, Verdict
 from posttrain.verifier.exact import equal
 from posttrain.verifier.extract import extract_answer, has_box
 from posttrain.verifier.normalise import normalise
-from posttrain.verifier.pool import SymbolicPool
+from posttrain.verifier.pool import SymbolicPool, VerifierError
 from posttrain.verifier.rational import to_rational
+from posttrain.verifier.symbolic import warm_up
 
 CORRECT, WRONG, UNPARSED = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSED
 
@@ -327,6 +328,7 @@ def test_votes_group_equal_answers_and_leave_out_those_that_give_none(grader):
             r"\sin\left( \dfrac{\pi}{3}x + 1 \right)",
         ),
         ("135", "135°"),
+        ("2", r"x = \frac{4}{2} = 2"),
         (r"\frac{\sqrt3}{2}", r"\sin 60^\circ"),
         (r"\begin{pmatrix} -4 \\ 11 \\ 6 \end{pmatrix}", r"\begin{bmatrix} -4 \\ 11 \\ 12/2 \end{bmatrix}"),
     ],
@@ -345,6 +347,7 @@ def test_other_ways_to_write_an_answer(grader, gold, answer):
         ("x^2+y^2=4", "4"),
         ("3x-y+13=0", "0"),
         ("xy=1", "1"),
+        ("5", "x=3=5"),
         ("y/x=3", "3"),
         (r"\frac{y}{x}=3", "3"),
         ("9", r"9\%"),
@@ -445,3 +448,39 @@ def test_the_verifier_works_in_a_forked_process():
 def _verdict_of_a_root() -> str:
     with Grader(workers=1) as grader:
         return verdict(grader, r"\sqrt{8}", r"\boxed{2\sqrt{2}}").value
+
+
+def test_packages_that_decide_otherwise_are_named():
+    assert warm_up() is None
+    assert warm_up([("1", "2", True)]) == "'2' for gold '1' is False, expected True"
+
+
+def test_a_pool_of_such_packages_does_not_start(tmp_path, monkeypatch):
+    """Seen through the real process, whose sympy is replaced by one that calls everything equal."""
+    (tmp_path / "math_verify.py").write_text(
+        "class ExprExtractionConfig: pass\n"
+        "class LatexExtractionConfig:\n    def __init__(self, **_): pass\n"
+        "def parse(*_, **__): return [1]\n"
+        "def verify(*_, **__): return True\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    with SymbolicPool(workers=1) as pool, pytest.raises(VerifierError, match="the installed packages decide wrongly"):
+        list(pool.compare([("x", "y")]))
+
+
+@pytest.mark.parametrize("piece", [r"\(", r"\[", "$", "answer is ", r"\boxed{1} and ", "\n####", "</think>", "1,", " "])
+def test_extraction_is_linear(piece):
+    """Of the longest region that is looked at: milliseconds of processor time, where a backtracking pattern takes ten
+    seconds.
+    """
+    text = piece * (70_000 // len(piece))
+    began = time.process_time()
+    for completion in (text, text + r"\boxed{2}"):
+        for lenient in (False, True):
+            extract_answer(completion, lenient)
+    assert time.process_time() - began < 5.0  # far from both
+
+
+@pytest.mark.parametrize("piece", ["x<", "(", r"\{1,", "x=", r"\frac{", r"\pm ", "1,2;", "^"])
+def test_what_repeats_itself_is_decided_too(piece):
+    assert equal("(1,2)", piece * (1990 // len(piece))) in (False, None)

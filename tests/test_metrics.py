@@ -104,6 +104,7 @@ def test_the_interval_of_one_sample_covers_what_it_promises(n, share):
     assert 0.93 <= coverage(lambda successes: wilson_interval(successes, n), draw, share, 20_000) <= 0.965
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("q", "measure"), [(40, "pass"), (40, "maj"), (500, "pass")])
 def test_the_bootstrap_covers_what_it_promises(q, measure):
     def values(rows):

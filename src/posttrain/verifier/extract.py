@@ -7,7 +7,7 @@ MAX_ANSWER = 2000  # characters
 MAX_NESTING = 200  # braces
 MARKED = re.compile(r"^(?:####|A:)[ \t]*(.+?)[ \t]*$", re.MULTILINE)  # GSM8K's own, and its model solutions'
 PHRASE = re.compile(r"(?:answer\s{1,9}is\b\s{0,9}:?|answer\s{0,9}:)[ \t]{0,9}(?=[^\s:])", re.IGNORECASE)
-FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\(((?:(?!\\[()]).)+)\\\)|\\\[((?:(?!\\[\[\]]).)+)\\\]", re.DOTALL)
 NUMBER = re.compile(r"((?<![A-Za-z\d.])[+-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?(?:\s?%)?)")
 DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d\d?)$")  # in prose, where a list would have a space
 WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{3,}|[\u3000-\ud7ff]")

@@ -26,7 +26,7 @@ TRIES = 2  # of a pair whose worker died by itself
 
 
 class VerifierError(PosttrainError):
-    """A verifier process that does not start."""
+    """A verifier process that does not start, or whose packages decide otherwise than they must."""
 
 
 class Worker:
@@ -52,6 +52,11 @@ class Worker:
             kind, value = self.pipe.recv()
             if kind == "ready":
                 return value
+            if kind == "fault":
+                raise VerifierError(
+                    f"the installed packages decide wrongly: {value}; install the versions of pyproject.toml "
+                    f"(math-verify, latex2sympy2_extended, antlr4-python3-runtime, sympy)"
+                )
         raise VerifierError(
             f"a verifier process was not ready within {START_SECONDS:.0f} s; is the machine overloaded?"
         )

@@ -1,6 +1,7 @@
 """Algebra by Math-Verify, with guards on its yes. Runs only inside a process of `pool`, which can be killed."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from posttrain.verifier.exact import equal, to_rational_or_none
@@ -10,11 +11,25 @@ COMMAND = re.compile(r"\\[A-Za-z]+|\\.")
 TEXT = re.compile(r"\\text\s*\{[^{}]*\}|\\(?:begin|end)\s*\{[^{}]*\}")
 FUNCTIONS = re.compile(r"\\(sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt)")
 DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
+CANARIES = (
+    ("\\sqrt{8}", "2\\sqrt{2}", True),
+    ("50\\%", "0.5", True),
+    ("\\frac12", "\\frac{1}{2}", True),
+    ("1", "1.0000001", False),
+    ("2^{-80}", "2^{-81}", False),
+)
 
 
-def warm_up() -> None:
-    """Import sympy and build Math-Verify's parser, which takes a second, before anybody waits for it."""
-    _leaf("\\sqrt{2}", "\\sqrt{3}")
+def warm_up(canaries: Iterable[tuple[str, str, bool]] = CANARIES) -> str | None:
+    """Import sympy and build Math-Verify's parser, which takes a second, before anybody waits for it.
+
+    returns: the first canary that the installed packages decide wrongly, in words; None where all is well. The same
+    Math-Verify reads `50\\%` as 50 with another antlr, and another sympy takes 1 for 1.0000001.
+    """
+    for gold, answer, expected in canaries:
+        if _leaf(gold, answer) is not expected:
+            return f"{answer!r} for gold {gold!r} is {not expected}, expected {expected}"
+    return None
 
 
 def symbolic_equal(gold: str, answer: str) -> bool:

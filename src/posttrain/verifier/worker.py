@@ -31,8 +31,11 @@ def main() -> None:
 
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    symbolic.warm_up()
+    fault = symbolic.warm_up()
     pipe = Connection(int(sys.argv[1]))
+    if fault:
+        pipe.send(("fault", fault))
+        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side decides
     while True:
         child = os.fork()
