@@ -6,8 +6,9 @@ read = kept + the sum of the counts. A filtered dataset is `data/<name>/` with
 - `train.parquet`, `validation.parquet`: the columns of `posttrain.rows.ROW_SCHEMA`, in order of `id`;
 - `train.ids.parquet`, …: the same rows as token ids, see `posttrain.prepared`;
 - `manifest.json`: `counts: {read, dropped: {reason: rows}, kept: {split: rows}}`, `filters` (every setting,
-  `max_tokens` and `length_of` among them) and `decontamination: {ngram, against: {benchmark: {sha256, questions, rows}}}`,
-  where `rows` counts the rows dropped as contaminated that touch the benchmark;
+  `max_tokens` and `length_of` among them) and
+  `decontamination: {ngram, against: {benchmark: {sha256, questions, rows}}}`, where `rows` counts the rows dropped as
+  contaminated that touch the benchmark;
 - with --keep-dropped `dropped.parquet`: `ROW_SCHEMA`, then `reason` and `detail` (text for people, may be null). A row
   nobody could read has null in `prompt`, `completion` and `n_tokens`; `n_tokens` is also null where the text was far
   too long to be worth counting.
@@ -38,6 +39,7 @@ REASONS = {
     "over_cap": "more rows of one source than its cap",
     "not_chosen": "beyond the number of rows asked for",
 }
+LONGEST = 2**22  # characters of a row; more are not tokenised, and too many for any budget
 LOOP_NGRAM = 20  # tokens; a phrase of a solution is shorter, a repeated step is longer
 # C0 controls but tab, newline and return; surrogates, which no UTF-8 text has; and what a broken decoder leaves behind.
 INVALID = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffd]")

@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerState,
@@ -25,6 +24,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, SFTConfig, get_quantization_config
 
 from posttrain import atomic, attention, checkpoints, lineage
+from posttrain.encode import load_tokenizer as load_tokenizer  # light scripts take it from there
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
 from posttrain.recipe import Recipe
@@ -55,18 +55,6 @@ def build_arguments(recipe: Recipe, hardware: Hardware) -> SFTConfig:
         dataset_kwargs={"skip_prepare_dataset": True},  # rows come tokenised from posttrain.encode
         include_num_input_tokens_seen="all" if recipe.values.get("packing") else "non_padding",
     )
-
-
-def load_tokenizer(name: str, revision: str | None, eos_token: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint, its end token set to the recipe's. Labels mask padding, whatever its token."""
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    if eos_token is not None:
-        if eos_token not in tokenizer.get_vocab():
-            raise PosttrainError(f"eos_token: {eos_token!r}: not in the vocabulary of {name}")
-        tokenizer.eos_token = eos_token
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load_model(model: ModelConfig, hardware: Hardware, seed: int, random_init: bool) -> PreTrainedModel:
