@@ -102,3 +102,126 @@ def test_order_processes_shards_and_an_interruption_do_not_change_a_byte(mixed, 
     prepare(tmp_path / "shards_out", shards, *options)
     assert digests(tmp_path / "shards_out") == reference
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [2048, 4096])
+def test_real_traces_fit_the_budget_and_ten_lines_of_others_code_agree(shared_data, traces_work, budget):
+    from transformers import AutoTokenizer
+
+    from posttrain.encode import Encoding, load_split
+    from posttrain.grading import Grader, Verdict
+
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "tokenizers/qwen2.5")
+    out = traces_work / str(budget)
+    manifest = prepare(
+        out, shared_data / "traces/mip_traces.jsonl", "--tokenizer", shared_data / "tokenizers/qwen2.5", "--eos-token",
+        "<|im_end|>", "--max-tokens", budget, "--decontaminate", "none",
+    )  # fmt: skip
+
+    lengths, sound = [], set()
+    traces = [json.loads(line) for line in (shared_data / "traces/mip_traces.jsonl").open()]
+    with Grader() as grader:
+        golds = [str(trace["gold"]) for trace in traces]
+        grades = grader.grade(golds, [trace["response"] for trace in traces], [False] * len(traces))
+    for trace, grade in zip(traces, grades, strict=True):
+        turns = [
+            {"role": "user", "content": trace["question"]},
+            {"role": "assistant", "content": trace["response"].strip()},
+        ]
+        lengths.append(len(tokenizer(tokenizer.apply_chat_template(turns, tokenize=False).rstrip("\n"))["input_ids"]))
+        if lengths[-1] <= budget and trace["gold"] is not None and grade.verdict is Verdict.CORRECT:
+            sound.add((trace["question"], trace["response"].strip()))
+    dropped = manifest["counts"]["dropped"]
+    assert dropped["too_long"] == sum(length > budget for length in lengths)
+    assert manifest["counts"]["kept"]["train"] == len(sound) - dropped.get("loop", 0) - dropped.get("near_duplicate", 0)
+
+    tokenizer.eos_token = "<|im_end|>"
+    encoding = Encoding("chat", "<|im_end|>", budget, "error")  # an error, were any row longer
+    dataset, _ = load_split(out / "train.parquet", tokenizer, encoding, None)
+    rows = pq.read_table(out / "train.parquet").to_pylist()
+    assert [len(ids) for ids in dataset["input_ids"]] == [row["n_tokens"] for row in rows]
+    trl_tokenises_the_same(rows, dataset, tokenizer, budget)
+
+
+def trl_tokenises_the_same(rows: list[dict], dataset, tokenizer, budget: int) -> None:
+    """TRL's own preparation of the longest rows ends in our ids, and after them the newline of Qwen's template."""
+    from datasets import Dataset
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    places = sorted(range(len(rows)), key=lambda i: -rows[i]["n_tokens"])[:40]
+    sample = Dataset.from_list([{name: rows[i][name] for name in ("prompt", "completion")} for i in places])
+    model = Qwen2ForCausalLM(
+        Qwen2Config(vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                    num_attention_heads=1, num_key_value_heads=1)
+    )  # fmt: skip
+    config = SFTConfig(max_length=budget + 1, use_cpu=True, bf16=False, report_to=[], output_dir="unused")
+    trainer = SFTTrainer(model, config, train_dataset=sample, processing_class=tokenizer)
+    newline = tokenizer("\n")["input_ids"]
+    for place, ids in zip(places, trainer.train_dataset["input_ids"], strict=True):
+        assert ids == dataset[place]["input_ids"] + newline
+
+
+@pytest.fixture(scope="module")
+def traces_work(tmp_path_factory) -> Path:
+    """A directory of datasets that share their parts: the second budget tokenises nothing."""
+    return tmp_path_factory.mktemp("traces")
+
+
+@pytest.mark.slow
+def test_gsm8k_math_and_trex_go_through_and_what_touches_a_benchmark_is_reported(shared_data, tmp_path):
+    data = tmp_path / "data"
+    for name, file in (
+        ("math500", "math/math500.jsonl"),
+        ("aime24", "aime24/test.jsonl"),
+        ("amc23", "amc23/test.jsonl"),
+    ):
+        done = run_script("data_prep/benchmarks.py", name, "--file", shared_data / file, "--out", data)
+        assert done.returncode == 0, done.stderr
+    done = run_script(
+        "data_prep/gsm8k.py", "--train", shared_data / "gsm8k/train.jsonl", "--test", shared_data / "gsm8k/test.jsonl",
+        "--out", data / "gsm8k",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    against = ("--tokenizer", shared_data / "tokenizers/qwen2.5", "--eos-token", "<|im_end|>", "--max-tokens", 2048)
+    against += ("--decontaminate", "gsm8k,math500,aime24,amc23", "--data-dir", data)
+    files = {"gsm8k/train.jsonl": 7473, "gsm8k/test.jsonl": 1319, "math/math_train_12k.jsonl": 12000}
+    for file, n in files.items():
+        manifest = (
+            prepare(tmp_path / file.replace("/", "_"), shared_data / file, *against, "--near-duplicates", 0)
+            if file != "gsm8k/test.jsonl"
+            else None
+        )
+        if manifest is None:
+            done = run_script(SCRIPT, shared_data / file, *against, "--out", tmp_path / "none", "--dry-run")
+            assert "contaminated       1,319" in done.stdout
+            assert not (tmp_path / "none").exists()
+            continue
+        counts = manifest["counts"]
+        assert counts["read"] == n == sum(counts["kept"].values()) + sum(counts["dropped"].values())
+        assert set(manifest["decontamination"]["against"]) == {"gsm8k", "math500", "aime24", "amc23"}
+    triples = prepare(
+        tmp_path / "trex", shared_data / "trex/triples.jsonl", *against[:6], "--decontaminate", "none", "--no-gold",
+        "--prompt-template", "{subject}: {relation}?", "--response-template", "{object}", "--near-duplicates", 0,
+    )  # fmt: skip
+    assert triples["counts"]["read"] == 26278
+    assert set(triples["counts"]["dropped"]) <= {"duplicate"}
+
+
+@pytest.mark.slow
+def test_what_cannot_be_done_says_why_and_keeps_what_was_complete(mixed, tmp_path):
+    def refused(*arguments: object) -> str:
+        done = run_script(SCRIPT, *arguments, "--max-tokens", 512, "--out", tmp_path / "out", "--processes", 1)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    assert f"{mixed}:73: not JSON" in refused(mixed, *CHAT, "--strict")
+    (tmp_path / "a.csv").write_text("question,gold\nq,1\n")
+    error = refused(tmp_path / "a.csv", *CHAT)
+    assert "a.csv:2: no known pair of question and response among the columns question, gold" in error
+    assert "no row is left to train on" in error
+    missing = ("--tokenizer", TOKENIZER, "--eos-token", "<|im_end|>", "--data-dir", tmp_path)
+    assert "missing; benchmark gsm8k is written by" in refused(mixed, *missing)
+    assert not (tmp_path / "out/manifest.json").exists()

@@ -5,7 +5,9 @@ trained to continue is what it will be asked to continue. Labels are -100 on the
 alone, end token included. Nothing is ever truncated.
 """
 
+import functools
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from posttrain.errors import PosttrainError
 from posttrain.prepared import Ids, ids_key, read_ids
 from posttrain.prompts import render_prompt
 from posttrain.rows import by_content, read_parquet
+from posttrain.tokenise import token_ids
 
 IGNORED = -100  # the label that cross entropy skips
 BATCH = 512  # rows tokenised at once
@@ -141,8 +144,14 @@ def _tokenise(path: Path, tokenizer: PreTrainedTokenizerBase, encoding: Encoding
     return Ids.of(encoded)
 
 
-def encode_each(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, encoding: Encoding) -> list[Encoded]:
-    """Ids of a batch of rows; a row that must not be trained on says why."""
+def encode_each(
+    rows: list[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: Encoding,
+    tokenise: Callable[[list[str]], list[list[int]]] | None = None,
+) -> list[Encoded]:
+    """Ids of a batch of rows; a row that must not be trained on says why. Each text is encoded once."""
+    tokenise = tokenise or functools.partial(token_ids, tokenizer)
     texts, faults = [], []
     for row in rows:
         try:
@@ -151,10 +160,10 @@ def encode_each(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, 
         except RowError as error:
             texts.append(("", ""))
             faults.append(str(error))
-    prompts = tokenizer([prompt for prompt, _ in texts], add_special_tokens=False)["input_ids"]
-    completions = tokenizer([completion for _, completion in texts], add_special_tokens=False)["input_ids"]
+    prompts = tokenise([prompt for prompt, _ in texts])
+    completions = tokenise([completion for _, completion in texts])
     eos_id = None if encoding.eos_token is None else tokenizer.convert_tokens_to_ids(encoding.eos_token)
-    decoded = tokenizer.batch_decode(completions, clean_up_tokenization_spaces=False)
+    decoded = tokenizer.backend_tokenizer.decode_batch(completions, skip_special_tokens=False)
     encoded = []
     columns = zip(rows, faults, prompts, completions, texts, decoded, strict=True)
     for row, fault, prompt, ids, (_, text), back in columns:

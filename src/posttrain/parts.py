@@ -88,9 +88,11 @@ class PartMaker:
 
     def __init__(self, settings: Settings, index: Index) -> None:
         from posttrain.encode import Encoding, load_tokenizer
+        from posttrain.tokenise import fastest
 
         self.settings, self.index = settings, index
         self.tokenizer = load_tokenizer(settings.tokenizer, settings.revision, settings.eos_token)
+        self.tokenise = fastest(self.tokenizer)
         self.encoding = Encoding(settings.prompt, settings.eos_token, max_length=0, too_long="drop")
         self.grader = Grader(workers=1)
         Finalize(None, self.grader.pool.close, exitpriority=10)  # its processes end with this one
@@ -150,7 +152,7 @@ class PartMaker:
         """Token ids, and what follows from them; the length is known of every row, whatever else is wrong with it."""
         from posttrain.encode import encode_each
 
-        encoded = encode_each(rows, self.tokenizer, self.encoding) if rows else []
+        encoded = encode_each(rows, self.tokenizer, self.encoding, self.tokenise) if rows else []
         signed = signatures([one.ids for one in encoded])
         for row, one, signature in zip(rows, encoded, signed, strict=True):
             response = one.ids[one.n_prompt :]
@@ -241,23 +243,21 @@ def _finished(waiting: deque[tuple[Path, int, Future[None] | None]]) -> tuple[Pa
     return path, size
 
 
-_maker: PartMaker | None = None  # of this process
+MAKERS: list[PartMaker] = []  # the one of this process
 
 
 def _start(settings: Settings, index: Index) -> None:
-    global _maker
-    _maker = PartMaker(settings, index)
+    MAKERS.append(PartMaker(settings, index))
 
 
 def _write(batch: list[Item], path: Path) -> None:
-    assert _maker is not None
-    write_part(_maker.table(batch), path)
+    write_part(MAKERS[0].table(batch), path)
 
 
 def write_part(table: pa.Table, path: Path) -> None:
     """A part, whole or not at all."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", compression_level=1, row_group_size=ROWS_PER_GROUP)
+    pq.write_table(table, sink, compression="lz4", row_group_size=ROWS_PER_GROUP)
     atomic.write_bytes(path, sink.getvalue().to_pybytes())
 
 
