@@ -125,13 +125,11 @@ def test_real_traces_fit_the_budget_and_ten_lines_of_others_code_agree(shared_da
         golds = [str(trace["gold"]) for trace in traces]
         grades = grader.grade(golds, [trace["response"] for trace in traces], [False] * len(traces))
     for trace, grade in zip(traces, grades, strict=True):
-        turns = [
-            {"role": "user", "content": trace["question"]},
-            {"role": "assistant", "content": trace["response"].strip()},
-        ]
+        question, response = trace["question"], trace["response"].strip()
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
         lengths.append(len(tokenizer(tokenizer.apply_chat_template(turns, tokenize=False).rstrip("\n"))["input_ids"]))
         if lengths[-1] <= budget and trace["gold"] is not None and grade.verdict is Verdict.CORRECT:
-            sound.add((trace["question"], trace["response"].strip()))
+            sound.add((question, response))
     dropped = manifest["counts"]["dropped"]
     assert dropped["too_long"] == sum(length > budget for length in lengths)
     assert manifest["counts"]["kept"]["train"] == len(sound) - dropped.get("loop", 0) - dropped.get("near_duplicate", 0)
@@ -172,12 +170,8 @@ def traces_work(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_gsm8k_math_and_trex_go_through_and_what_touches_a_benchmark_is_reported(shared_data, tmp_path):
     data = tmp_path / "data"
-    for name, file in (
-        ("math500", "math/math500.jsonl"),
-        ("aime24", "aime24/test.jsonl"),
-        ("amc23", "amc23/test.jsonl"),
-    ):
-        done = run_script("data_prep/benchmarks.py", name, "--file", shared_data / file, "--out", data)
+    for name, file in {"math500": "math/math500", "aime24": "aime24/test", "amc23": "amc23/test"}.items():
+        done = run_script("data_prep/benchmarks.py", name, "--file", shared_data / f"{file}.jsonl", "--out", data)
         assert done.returncode == 0, done.stderr
     done = run_script(
         "data_prep/gsm8k.py", "--train", shared_data / "gsm8k/train.jsonl", "--test", shared_data / "gsm8k/test.jsonl",
@@ -186,21 +180,17 @@ def test_gsm8k_math_and_trex_go_through_and_what_touches_a_benchmark_is_reported
     assert done.returncode == 0, done.stderr
     against = ("--tokenizer", shared_data / "tokenizers/qwen2.5", "--eos-token", "<|im_end|>", "--max-tokens", 2048)
     against += ("--decontaminate", "gsm8k,math500,aime24,amc23", "--data-dir", data)
-    files = {"gsm8k/train.jsonl": 7473, "gsm8k/test.jsonl": 1319, "math/math_train_12k.jsonl": 12000}
-    for file, n in files.items():
-        manifest = (
-            prepare(tmp_path / file.replace("/", "_"), shared_data / file, *against, "--near-duplicates", 0)
-            if file != "gsm8k/test.jsonl"
-            else None
-        )
-        if manifest is None:
-            done = run_script(SCRIPT, shared_data / file, *against, "--out", tmp_path / "none", "--dry-run")
-            assert "contaminated       1,319" in done.stdout
-            assert not (tmp_path / "none").exists()
-            continue
+    for file, n in {"gsm8k/train.jsonl": 7473, "math/math_train_12k.jsonl": 12000}.items():
+        out = tmp_path / file.replace("/", "_")
+        manifest = prepare(out, shared_data / file, *against, "--near-duplicates", 0)
         counts = manifest["counts"]
         assert counts["read"] == n == sum(counts["kept"].values()) + sum(counts["dropped"].values())
+        assert counts["dropped"]["contaminated"] > 0
         assert set(manifest["decontamination"]["against"]) == {"gsm8k", "math500", "aime24", "amc23"}
+    # The benchmark itself, as a planted copy: every question is caught.
+    done = run_script(SCRIPT, shared_data / "gsm8k/test.jsonl", *against, "--out", tmp_path / "none", "--dry-run")
+    assert "contaminated       1,319" in done.stdout
+    assert not (tmp_path / "none").exists()
     triples = prepare(
         tmp_path / "trex", shared_data / "trex/triples.jsonl", *against[:6], "--decontaminate", "none", "--no-gold",
         "--prompt-template", "{subject}: {relation}?", "--response-template", "{object}", "--near-duplicates", 0,
@@ -217,7 +207,7 @@ def test_what_cannot_be_done_says_why_and_keeps_what_was_complete(mixed, tmp_pat
         assert "Traceback" not in done.stderr
         return done.stderr
 
-    assert f"{mixed}:73: not JSON" in refused(mixed, *CHAT, "--strict")
+    assert f"{mixed}:61: not JSON" in refused(mixed, *CHAT, "--strict")
     (tmp_path / "a.csv").write_text("question,gold\nq,1\n")
     error = refused(tmp_path / "a.csv", *CHAT)
     assert "a.csv:2: no known pair of question and response among the columns question, gold" in error

@@ -1,5 +1,6 @@
 """Rows decided together, token ids kept for training, near-duplicates and contamination: properties, not examples."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -115,8 +116,8 @@ def near(tokens: np.ndarray, share: float, seed: int) -> np.ndarray:
 def test_near_duplicates_are_found_and_others_kept():
     generator = np.random.default_rng(0)
     originals = [generator.integers(0, 5000, 400) for _ in range(50)]
-    rows = originals + [near(row, 0.04, i) for i, row in enumerate(originals)]
-    rows += [near(row, 0.6, i) for i, row in enumerate(originals)]
+    rows = originals + [near(row, 0.04, 1000 + i) for i, row in enumerate(originals)]
+    rows += [near(row, 0.6, 1000 + i) for i, row in enumerate(originals)]
     found = near_duplicates(signatures(rows), threshold=0.8)
     assert not found[:50].any()
     assert found[50:100].all()
@@ -156,20 +157,15 @@ def test_a_loop_is_one():
 def dataset(tmp_path) -> Path:
     """A split of 40 rows with their ids beside it, as filter_traces writes them."""
     tokenizer = load_tokenizer(str(TOKENIZER), None, "<|im_end|>")
-    rows = [
-        chat_row(f"{n}+1?", f"{n}+1={n + 1}. " * (n + 1) + f"\\boxed{{{n + 1}}}", str(n + 1), "s") for n in range(40)
-    ]
-    items = [
-        (n, f'{{"question": "{n}+1?", "response": "{("%d+1=%d. " % (n, n + 1)) * (n + 1)}"}}'.encode())
-        for n in range(40)
-    ]
+    texts = [f"{n}+1={n + 1}. " * (n + 1) for n in range(40)]
+    items = [(n, json.dumps({"question": f"{n}+1?", "response": text}).encode()) for n, text in enumerate(texts)]
     maker = PartMaker(Settings(str(TOKENIZER), None, "chat", "<|im_end|>", False, False, 99, "s", Shape()), NO_INDEX)
     write_part(maker.table(items), tmp_path / "part.parquet")
     table = selection.load_table([tmp_path / "part.parquet"])
     split = selection.decide(table, selection.Limits(10_000, "response", 2, None, None, None, 0, None, 0), [])
     key = prepared.ids_key(tokenizer, "chat", "<|im_end|>")
     selection.write_files(tmp_path, [tmp_path / "part.parquet"], 0, table, split, key, dropped=False)
-    assert len(rows) == (split == 0).sum()
+    assert len(texts) == (split == 0).sum()
     return tmp_path / "train.parquet"
 
 
@@ -197,10 +193,10 @@ def test_prepared_ids_are_used_and_only_for_the_same_tokenizer_template_and_rows
     pq.write_table(marked.replace_schema_metadata(table.schema.metadata), path)
     used, _ = load_split(dataset, tokenizer, CHAT, None)
     assert used["labels"][0][:4].count(-100) == 3  # the file's, not the template's
-    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n", "assistant:\n")
+    tokenizer.chat_template = "Hello. " + tokenizer.chat_template
     changed, _ = load_split(dataset, tokenizer, CHAT, None)
     assert "made for another tokenizer, template or end" in capfd.readouterr().err
-    assert tokenizer.decode(changed["input_ids"][0]).count("assistant:") == 1
+    assert tokenizer.decode(changed["input_ids"][0]).startswith("Hello.")
     for other in (Encoding("r1_zero", "<|im_end|>", 10_000, "drop"), Encoding("chat", None, 10_000, "drop")):
         load_split(dataset, AutoTokenizer.from_pretrained(TOKENIZER), other, None)
         assert "made for another" in capfd.readouterr().err
