@@ -12,7 +12,7 @@ RESULTS ?= evals/tiny_sft/tiny_1step
 DEMO ?= .
 ARGS ?=
 
-.PHONY: install demo test unit lint train eval score compare report bench-sft bench-verifier
+.PHONY: install demo test unit lint train eval score compare report bench-data bench-sft bench-verifier
 
 install: $(VENV)/.installed
 
@@ -54,6 +54,9 @@ report: install
 
 bench-verifier: install
 	$(BIN)/python benchmarks/bench_verifier.py $(ARGS)
+
+bench-data: install
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_data.py $(ARGS)
 
 bench-sft: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_sft.py $(ARGS)

@@ -37,7 +37,7 @@ def main() -> None:
     work = arguments.work_dir or arguments.out.parent / ".filter_traces"
     with tempfile.TemporaryDirectory() if arguments.dry_run else nullcontext(work) as directory:
         # 1. Every row by itself: parsed, rendered, tokenised, checked.
-        parts, read_bytes, key = all_parts(inputs, settings, index, Path(directory), arguments.processes)
+        parts, read_bytes, key = all_parts(inputs, settings, index, Path(directory), arguments)
         table = selection.load_table(parts)
         faults, n_bad = bad_lines(parts, inputs), int((table.code == selection.CODES["unreadable"]).sum())
         print(fault_lines(faults, n_bad), end="", file=sys.stderr)
@@ -134,11 +134,15 @@ def parse_arguments() -> argparse.Namespace:
     add("--keep-dropped", action="store_true", help="also write dropped.parquet")
     add("--work-dir", type=Path, help="where parts are kept for the next run; .filter_traces beside --out without it")
     add("--processes", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    add("--tasks", type=int, help="make the parts in so many datatrove tasks, each with its share of the files")
+    add("--slurm", help="submit the tasks instead: partition:hours:minutes:seconds; --work-dir is shared by the nodes")
     arguments = parser.parse_args()
     if bool(arguments.inputs) == bool(arguments.hub):
         parser.error("name inputs, or --hub")
     if not 0 <= arguments.near_duplicates <= 1 or arguments.processes < 1 or arguments.max_tokens < 1:
         parser.error("--near-duplicates lies between 0 and 1, --processes and --max-tokens are 1 or more")
+    if arguments.slurm and not arguments.tasks:
+        parser.error("--slurm needs --tasks")
     if arguments.seed < 0 or min(arguments.validation, arguments.n or 0, arguments.max_per_source or 0) < 0:
         parser.error("--seed, --validation, --n and --max-per-source are 0 or more")
     return arguments

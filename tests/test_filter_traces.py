@@ -92,6 +92,8 @@ def test_order_processes_shards_and_an_interruption_do_not_change_a_byte(mixed, 
         write_lines(shards / f"{number}.jsonl", lines[::-1][number::4])
     prepare(tmp_path / "shards_out", shards, *options, "--processes", 2)
     assert digests(tmp_path / "shards_out") == reference
+    prepare(tmp_path / "nodes/out", shards, *options, "--tasks", 2)
+    assert digests(tmp_path / "nodes/out") == reference
     # Killed after some of the parts: what is there is used, the rest is made.
     parts = sorted((tmp_path / ".filter_traces").rglob("*.parquet"))
     assert len(parts) == 4

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from posttrain import prepared, selection
 from posttrain.contamination import NGRAM, Index
 from posttrain.manifest import HISTOGRAM_STEP, Source
+from posttrain.nodes import make_parts_by_tasks
 from posttrain.parts import Settings, make_parts
 from posttrain.readers import Input, find_inputs, hub_input
 from posttrain.rows import ROW_SCHEMA
@@ -31,7 +32,7 @@ def find_source(arguments: argparse.Namespace) -> tuple[list[Input], Source]:
 
 
 def all_parts(
-    inputs: list[Input], settings: Settings, index: Index, work: Path, processes: int
+    inputs: list[Input], settings: Settings, index: Index, work: Path, arguments: argparse.Namespace
 ) -> tuple[list[Path], int, str]:
     """Every part on disk, the bytes of lines behind them, and the key of their ids."""
     from posttrain.encode import load_tokenizer
@@ -39,10 +40,13 @@ def all_parts(
     tokenizer = load_tokenizer(settings.tokenizer, settings.revision, settings.eos_token)
     key = prepared.ids_key(tokenizer, settings.prompt, tokenizer.eos_token)
     settings = dataclasses.replace(settings, eos_token=tokenizer.eos_token)
+    directory, processes = settings.directory(work, key, index), arguments.processes
+    if arguments.tasks:
+        make_parts_by_tasks(inputs, settings, index, directory, arguments.tasks, processes, arguments.slurm)
     parts, read_bytes = [], 0
     sizes = [one.path.stat().st_size for one in inputs if one.path]
     with tqdm(total=sum(sizes) or None, unit="B", unit_scale=True, desc="rows", file=sys.stderr) as progress:
-        for path, size in make_parts(inputs, settings, index, settings.directory(work, key, index), processes):
+        for path, size in make_parts(inputs, settings, index, directory, processes):
             parts.append(path)
             read_bytes += size
             progress.update(size)
