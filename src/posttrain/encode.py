@@ -5,18 +5,23 @@ trained to continue is what it will be asked to continue. Labels are -100 on the
 alone, end token included. Nothing is ever truncated.
 """
 
+import functools
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from posttrain.errors import PosttrainError
+from posttrain.prepared import Ids, ids_key, read_ids
 from posttrain.prompts import render_prompt
 from posttrain.rows import by_content, read_parquet
+from posttrain.tokenise import token_ids
 
 IGNORED = -100  # the label that cross entropy skips
 BATCH = 512  # rows tokenised at once
@@ -69,50 +74,117 @@ class Encoding:
         return completion[: completion.rindex(eos) + len(eos)]
 
 
+def load_tokenizer(name: str, revision: str | None, eos_token: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, its end token set to the recipe's. Labels mask padding, whatever its token."""
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    if eos_token is not None:
+        if eos_token not in tokenizer.get_vocab():
+            raise PosttrainError(f"eos_token: {eos_token!r}: not in the vocabulary of {name}")
+        tokenizer.eos_token = eos_token
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row as ids: prompt, then completion. `fault` is what the lint has against it, or None. ids: (T,) int32"""
+
+    ids: np.ndarray
+    n_prompt: int
+    fault: str | None = None
+
+
 def load_split(
     path: Path, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, limit: int | None
 ) -> tuple[Dataset, int]:
     """Token ids and labels of a parquet split, and how many rows were dropped as too long.
 
-    Raises RowError for the first row that the lint refuses.
+    Ids that `data_prep/filter_traces.py` prepared for this tokenizer and prompt are used as they are. Raises RowError
+    for the first row that the lint refuses.
     """
+    prepared = read_ids(path, ids_key(tokenizer, encoding.prompt, encoding.eos_token))
+    ids = _tokenise(path, tokenizer, encoding, limit) if prepared is None else prepared.first_by_content(limit)
+    lengths = ids.lengths
+    fits = lengths <= encoding.max_length
+    if not fits.all() and encoding.too_long == "error":
+        first = int(np.argmin(fits))
+        row = next(row for row in read_parquet(path) if row["id"] == ids.row_ids[first])
+        raise RowError(
+            f"{path}: row {row['id']}: {lengths[first]} tokens, but max_length is {encoding.max_length}: "
+            f"{str(row.get('prompt') or row.get('text'))[:80]}…; filter it in data_prep/, raise max_length, or "
+            f"write too_long: drop"
+        )
+    dropped = int((~fits).sum())
+    if dropped == len(lengths):
+        raise RowError(f"{path}: no rows left to train on: {dropped} of {dropped} dropped as longer than max_length")
+    return with_labels(ids if fits.all() else ids.take(np.flatnonzero(fits))), dropped
+
+
+def with_labels(ids: Ids) -> Dataset:
+    """The trainer's columns: input_ids, and labels that are `IGNORED` on the prompt."""
+    values, lengths = ids.values.astype(np.int64), ids.lengths
+    position = np.arange(len(values)) - np.repeat(ids.offsets[:-1], lengths)
+    labels = np.where(position < np.repeat(ids.n_prompt, lengths), IGNORED, values)
+    offsets = pa.array(ids.offsets, pa.int32() if len(values) < 2**31 else pa.int64())
+    column = pa.ListArray if len(values) < 2**31 else pa.LargeListArray
+    columns = {"input_ids": values, "labels": labels}
+    return Dataset(pa.table({name: column.from_arrays(offsets, pa.array(v)) for name, v in columns.items()}))
+
+
+def _tokenise(path: Path, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, limit: int | None) -> Ids:
     rows = by_content(read_parquet(path), limit)
-    encoded: dict[str, list[Any]] = {"input_ids": [], "labels": []}
-    dropped = 0
+    encoded = []
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
-        for row, ids, labels in zip(batch, *encode_rows(batch, tokenizer, encoding), strict=True):
-            if len(ids) <= encoding.max_length:
-                encoded["input_ids"].append(np.array(ids))  # a Python list of integers takes five times the memory
-                encoded["labels"].append(np.array(labels))
-            elif encoding.too_long == "drop":
-                dropped += 1
-            else:
-                raise RowError(
-                    f"{path}: row {row['id']}: {len(ids)} tokens, but max_length is {encoding.max_length}: "
-                    f"{str(row.get('prompt') or row.get('text'))[:80]}…; filter it in data_prep/, raise max_length, or "
-                    f"write too_long: drop"
-                )
-    if not encoded["input_ids"]:
-        raise RowError(f"{path}: no rows left to train on: {dropped} of {len(rows)} dropped as longer than max_length")
-    return Dataset.from_dict(encoded), dropped
+        for row, one in zip(batch, encode_each(batch, tokenizer, encoding), strict=True):
+            if one.fault:
+                raise RowError(one.fault)
+            encoded.append((row["id"], one.ids, one.n_prompt))
+    return Ids.of(encoded)
+
+
+def encode_each(
+    rows: list[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: Encoding,
+    tokenise: Callable[[list[str]], list[list[int]]] | None = None,
+) -> list[Encoded]:
+    """Ids of a batch of rows; a row that must not be trained on says why. Each text is encoded once."""
+    tokenise = tokenise or functools.partial(token_ids, tokenizer)
+    texts, faults = [], []
+    for row in rows:
+        try:
+            texts.append(encoding.texts(row, tokenizer))
+            faults.append(None)
+        except RowError as error:
+            texts.append(("", ""))
+            faults.append(str(error))
+    prompts = tokenise([prompt for prompt, _ in texts])
+    completions = tokenise([completion for _, completion in texts])
+    eos_id = None if encoding.eos_token is None else tokenizer.convert_tokens_to_ids(encoding.eos_token)
+    decoded = tokenizer.backend_tokenizer.decode_batch(completions, skip_special_tokens=False)
+    encoded = []
+    columns = zip(rows, faults, prompts, completions, texts, decoded, strict=True)
+    for row, fault, prompt, ids, (_, text), back in columns:
+        if fault is None and (found := lint(ids, text, back, eos_id)):
+            fault = f"row {row['id']}: {found}: {text[:80]!r}"
+        encoded.append(Encoded(np.array([*prompt, *ids], dtype=np.int32), len(prompt), fault))
+    return encoded
 
 
 def encode_rows(
     rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, encoding: Encoding
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Ids and labels of a batch of rows, each of them linted."""
-    texts = [encoding.texts(row, tokenizer) for row in rows]
-    prompts = tokenizer([prompt for prompt, _ in texts], add_special_tokens=False)["input_ids"]
-    completions = tokenizer([completion for _, completion in texts], add_special_tokens=False)["input_ids"]
-    eos_id = None if encoding.eos_token is None else tokenizer.convert_tokens_to_ids(encoding.eos_token)
-    decoded = tokenizer.batch_decode(completions, clean_up_tokenization_spaces=False)
-    for row, (_, text), ids, back in zip(rows, texts, completions, decoded, strict=True):
-        if fault := lint(ids, text, back, eos_id):
-            raise RowError(f"row {row['id']}: {fault}: {text[:80]!r}")
-    input_ids = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    labels = [[IGNORED] * len(prompt) + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    return input_ids, labels
+    """Ids and labels of a batch of rows; raises RowError for the first that must not be trained on."""
+    encoded = encode_each(rows, tokenizer, encoding)
+    for one in encoded:
+        if one.fault:
+            raise RowError(one.fault)
+    input_ids = [one.ids.tolist() for one in encoded]
+    return input_ids, [
+        [IGNORED] * one.n_prompt + ids[one.n_prompt :] for one, ids in zip(encoded, input_ids, strict=True)
+    ]
 
 
 def lint(ids: list[int], text: str, decoded: str, eos_id: int | None) -> str | None:

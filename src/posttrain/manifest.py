@@ -51,23 +51,36 @@ def write_dataset(
     check_writable(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / NAME).unlink(missing_ok=True)  # from here on the directory is unfinished
-    files = {}
     for split, rows in splits.items():
-        path = directory / f"{split}.parquet"
-        write_parquet(path, rows)
-        files[path.name] = {"rows": len(rows), "sha256": atomic.sha256_file(path)}
+        write_parquet(directory / f"{split}.parquet", rows)
     kept = {split: len(rows) for split, rows in splits.items()}
+    return write_manifest(
+        directory,
+        [directory / f"{split}.parquet" for split in splits],
+        source,
+        {
+            "columns": (TEXT_SCHEMA if "text" in _columns(splits) else ROW_SCHEMA).names,
+            "seed": seed,
+            "counts": {"read": sum(kept.values()) + sum(dropped.values()), "dropped": dropped, "kept": kept},
+            "tokens": {"tokenizer": tokenizer, "step": HISTOGRAM_STEP, "histogram": _histogram(splits)},
+            "decontamination": None,
+        },
+    )
+
+
+def write_manifest(directory: Path, files: list[Path], source: Source, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest of parquet files that are in place; the last thing that happens to a dataset. Returns it.
+
+    `facts` are `columns`, `seed`, `counts`, `tokens`, `decontamination`, and what else the script has to say.
+    """
     manifest = {
         "schema": SCHEMA_VERSION,
-        "columns": (TEXT_SCHEMA if "text" in _columns(splits) else ROW_SCHEMA).names,
+        "columns": facts["columns"],
         "source": {"id": source.id, "revision": source.revision, "sha256": source.sha256, "licence": source.licence},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "code": code_state(),
-        "seed": seed,
-        "counts": {"read": sum(kept.values()) + sum(dropped.values()), "dropped": dropped, "kept": kept},
-        "tokens": {"tokenizer": tokenizer, "step": HISTOGRAM_STEP, "histogram": _histogram(splits)},
-        "decontamination": None,
-        "files": files,
+        **{name: value for name, value in facts.items() if name != "columns"},
+        "files": {f.name: {"rows": pq.read_metadata(f).num_rows, "sha256": atomic.sha256_file(f)} for f in files},
     }
     atomic.write_json(directory / NAME, manifest)
     return manifest

@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerState,
@@ -26,6 +25,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import GRPOConfig, ModelConfig, SFTConfig, get_quantization_config
 
 from posttrain import atomic, attention, checkpoints, lineage
+from posttrain.encode import load_tokenizer as load_tokenizer  # light scripts take it from there
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
 from posttrain.recipe import Recipe
@@ -90,18 +90,6 @@ def run_details(
         "rope": {"base": model["rope"], "trained": model["rope"]},
         "prompt": options.prompt,
     }
-
-
-def load_tokenizer(name: str, revision: str | None, eos_token: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint, its end token set to the recipe's. Labels mask padding, whatever its token."""
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    if eos_token is not None:
-        if eos_token not in tokenizer.get_vocab():
-            raise PosttrainError(f"eos_token: {eos_token!r}: not in the vocabulary of {name}")
-        tokenizer.eos_token = eos_token
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load_model(model: ModelConfig, hardware: Hardware, seed: int, random_init: bool) -> PreTrainedModel:

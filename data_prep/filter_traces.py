@@ -1,0 +1,152 @@
+"""Traces of any source as a prepared dataset: what fits the budget and is right, and why the rest was dropped.
+
+    python data_prep/filter_traces.py traces.jsonl more/ --tokenizer Qwen/Qwen2.5-Math-1.5B --prompt r1_zero \\
+        --eos-token '<|endoftext|>' --max-tokens 4096 --out data/traces_4096
+    python data_prep/filter_traces.py --hub nvidia/OpenMathReasoning --hub-split cot --order-by pass_rate_72b_tir …
+
+Lengths are counted on the ids that training will see, end token included; those ids are kept beside the rows, and
+src/sft.py uses them. Tokenising is done once: another budget, cap or --n over the same input takes seconds. A command
+that was interrupted continues. Reasons, and what the files hold: src/posttrain/filters.py.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from posttrain import selection
+from posttrain.contamination import build_index
+from posttrain.errors import PosttrainError, check_writable, run_script
+from posttrain.filtering import all_parts, bad_lines, facts, fault_lines, find_source
+from posttrain.filters import REASONS
+from posttrain.manifest import NAME, write_manifest
+from posttrain.parts import Settings
+from posttrain.shapes import Shape
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if not arguments.dry_run:
+        check_writable(arguments.out)
+    inputs, source = find_source(arguments)
+    index = build_index(arguments.decontaminate, arguments.data_dir)
+    settings, limits = settings_of(arguments, source.id), limits_of(arguments)
+    work = arguments.work_dir or arguments.out.parent / ".filter_traces"
+    with tempfile.TemporaryDirectory() if arguments.dry_run else nullcontext(work) as directory:
+        # 1. Every row by itself: parsed, rendered, tokenised, checked.
+        parts, read_bytes, key = all_parts(inputs, settings, index, Path(directory), arguments)
+        table = selection.load_table(parts)
+        faults, n_bad = bad_lines(parts, inputs), int((table.code == selection.CODES["unreadable"]).sum())
+        print(fault_lines(faults, n_bad), end="", file=sys.stderr)
+        if n_bad and arguments.strict:
+            raise PosttrainError(f"{n_bad} rows that cannot be read, the first of them {faults[0]} (--strict)")
+
+        # 2. All rows together: budget, duplicates, caps, number.
+        split = selection.decide(table, limits, parts)
+        dropped = selection.counts(table)
+        kept = {name: int((split == number).sum()) for number, name in enumerate(selection.SPLITS)}
+        print(report(len(table.code), dropped, kept))
+        if arguments.n is not None and sum(kept.values()) < arguments.n:
+            print(f"{sum(kept.values())} rows are all there are, not the {arguments.n} of --n", file=sys.stderr)
+        if arguments.dry_run:
+            return
+        if not kept["train"]:
+            raise PosttrainError(f"{arguments.out}: no row is left to train on; see the reasons above")
+
+        # 3. The files, and last the manifest.
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        for name in (NAME, *(f"{s}{end}" for s in selection.SPLITS for end in (".parquet", ".ids.parquet"))):
+            (arguments.out / name).unlink(missing_ok=True)
+        (arguments.out / "dropped.parquet").unlink(missing_ok=True)
+        files = selection.write_files(arguments.out, parts, read_bytes, table, split, key, arguments.keep_dropped)
+        write_manifest(arguments.out, files, source, facts(settings, limits, index, key, table, split))
+        print(f"{arguments.out}: {', '.join(f'{n} {name}' for name, n in kept.items())}")
+
+
+def report(n_read: int, dropped: dict[str, int], kept: dict[str, int]) -> str:
+    """The table of what became of the rows."""
+    lines = [f"{'read':16}{n_read:>10,}"]
+    lines += [f"  {reason:14}{n:>10,}  {REASONS[reason]}" for reason, n in dropped.items()]
+    return "\n".join([*lines, *(f"{name:16}{n:>10,}" for name, n in kept.items())])
+
+
+def settings_of(arguments: argparse.Namespace, source: str) -> Settings:
+    """What decides about a row by itself."""
+    return Settings(
+        tokenizer=arguments.tokenizer,
+        revision=arguments.tokenizer_revision,
+        prompt=arguments.prompt,
+        eos_token=arguments.eos_token,
+        require_think=arguments.require_think or arguments.prompt == "r1_zero",
+        check_answer=not arguments.no_gold,
+        max_repeats=arguments.max_repeats,
+        source=source,
+        shape=Shape(arguments.prompt_template, arguments.response_template, arguments.gold_column, arguments.order_by),
+    )
+
+
+def limits_of(arguments: argparse.Namespace) -> selection.Limits:
+    """What decides about rows together."""
+    near = None if arguments.near_duplicates == 0 else arguments.near_duplicates
+    return selection.Limits(
+        arguments.max_tokens, arguments.length_of, arguments.min_tokens, near, arguments.max_per_source,
+        arguments.n, arguments.validation, arguments.order_by, arguments.seed,
+    )  # fmt: skip
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add: Any = parser.add_argument
+    add("inputs", nargs="*", type=Path, help="files, or directories of .jsonl, .json, .csv, .parquet (.gz, .zst, …)")
+    add("--hub", help="a dataset of the hub instead")
+    add("--hub-config", help="its configuration")
+    add("--hub-split", default="train")
+    add("--revision", help="commit on the hub; its newest without it, and recorded")
+    add("--source", help="name of the source in the rows that name none; else --hub, or the first input's name")
+    add("--licence", default="as stated by the source")
+    add("--out", type=Path, required=True, help="directory of the dataset")
+    add("--tokenizer", required=True, help="directory or hub name: the model that will be trained")
+    add("--tokenizer-revision")
+    add("--prompt", default="chat", help="as in the recipe: chat, or a file of posttrain/prompts")
+    add("--eos-token", help="as in the recipe; the tokenizer's own without it")
+    add("--max-tokens", type=int, required=True, help="the budget: the recipe's max_length")
+    add("--length-of", choices=("prompt+response", "response"), default="prompt+response", help="what must fit")
+    add("--min-tokens", type=int, default=2, help="of the response, its end token included")
+    add("--require-think", action="store_true", help="a response without </think> is unfinished; r1_zero implies it")
+    add("--no-gold", action="store_true", help="do not check answers against gold ones")
+    add("--max-repeats", type=int, default=8, help="times that the same 20 tokens may come in a response")
+    add("--near-duplicates", type=float, default=0.8, help="similarity from which a row is one; 0 keeps them")
+    add("--decontaminate", default="all", help="benchmarks separated by commas, all, or none")
+    add("--data-dir", type=Path, default=Path("data"), help="where the prepared benchmarks lie")
+    add("--max-per-source", type=int, help="cap")
+    add("--order-by", help="column of a pass rate; the highest are taken first, and a row without number is dropped")
+    add("--n", type=int, help="rows to keep, by a seeded hash of their content")
+    add("--validation", type=int, default=0, help="of these, rows held out, whole questions at a time")
+    add("--seed", type=int, default=42)
+    add("--prompt-template", help="question from columns: '{subject}: {relation}'; {prompt} is what was found")
+    add("--response-template", help="response from columns; {response} is what was found")
+    add("--gold-column")
+    add("--strict", action="store_true", help="end at rows that cannot be read instead of counting them")
+    add("--dry-run", action="store_true", help="print the table and write nothing")
+    add("--keep-dropped", action="store_true", help="also write dropped.parquet")
+    add("--work-dir", type=Path, help="where parts are kept for the next run; .filter_traces beside --out without it")
+    add("--processes", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    add("--tasks", type=int, help="make the parts in so many datatrove tasks, each with its share of the files")
+    add("--slurm", help="submit the tasks instead: partition:hours:minutes:seconds; --work-dir is shared by the nodes")
+    arguments = parser.parse_args()
+    if bool(arguments.inputs) == bool(arguments.hub):
+        parser.error("name inputs, or --hub")
+    if not 0 <= arguments.near_duplicates <= 1 or arguments.processes < 1 or arguments.max_tokens < 1:
+        parser.error("--near-duplicates lies between 0 and 1, --processes and --max-tokens are 1 or more")
+    if arguments.slurm and not arguments.tasks:
+        parser.error("--slurm needs --tasks")
+    if arguments.seed < 0 or min(arguments.validation, arguments.n or 0, arguments.max_per_source or 0) < 0:
+        parser.error("--seed, --validation, --n and --max-per-source are 0 or more")
+    return arguments
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,267 @@
+"""Which rows of all parts are kept: budget, duplicates, caps, number. And the files of the result.
+
+Only the narrow columns of all rows are in memory at once; texts and ids are read in ranges of the row's id, which is
+also the order of the result. So the result is a function of the set of rows alone: not of their order, the number of
+processes or what was interrupted.
+"""
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from posttrain.duplicates import ENTRIES, near_duplicates
+from posttrain.filters import REASONS
+from posttrain.manifest import HISTOGRAM_STEP
+from posttrain.prepared import KEY, SUFFIX
+from posttrain.prepared import SCHEMA as IDS_SCHEMA
+from posttrain.rows import ROW_SCHEMA
+
+NARROW = ["id", "n_tokens", "n_prompt", "source", "reason", "question", "tie", "rate", "touches"]
+CODES = {reason: code for code, reason in enumerate(REASONS)}
+KEPT = -1
+RANGE_BYTES = 64 * 2**20  # of input lines behind the rows in memory at once
+ROWS_PER_GROUP = 1024
+DROPPED_SCHEMA = pa.schema([*ROW_SCHEMA, ("reason", pa.string()), ("detail", pa.string())])
+SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a row must satisfy beside its own soundness. Lengths in tokens."""
+
+    max_tokens: int
+    length_of: str  # prompt+response, or response
+    min_tokens: int  # of the response
+    near_threshold: float | None
+    cap: int | None  # rows of one source
+    n: int | None
+    validation: int
+    order_by: str | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """One entry per row of all parts, in order of id. `code` is `KEPT` or a reason's place in `REASONS`."""
+
+    key: np.ndarray  # the id as a number
+    part: np.ndarray
+    row: np.ndarray
+    n_tokens: np.ndarray
+    n_prompt: np.ndarray
+    question: np.ndarray
+    tie: np.ndarray
+    rate: np.ndarray
+    touches: np.ndarray
+    source: np.ndarray
+    code: np.ndarray
+
+
+def load_table(parts: list[Path]) -> Table:
+    """The narrow columns of all parts."""
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in Table.__dataclass_fields__}
+    sources: dict[str, int] = {}
+    for number, path in enumerate(parts):
+        read = pq.read_table(path, columns=NARROW)
+        names = [sources.setdefault(name, len(sources)) for name in read["source"].to_pylist()]
+        values = {
+            "key": np.array([int(row_id, 16) for row_id in read["id"].to_pylist()], dtype=np.uint64),
+            "part": np.full(len(read), number, dtype=np.int32),
+            "row": np.arange(len(read), dtype=np.int32),
+            **{name: _whole(read[name], np.int32) for name in ("n_tokens", "n_prompt")},
+            **{name: _whole(read[name], np.uint64) for name in ("question", "tie")},
+            "rate": read["rate"].to_numpy().astype(np.float32),  # null is NaN
+            "touches": _whole(read["touches"], np.int64),
+            "source": np.array(names, dtype=np.int32),
+            "code": np.array([CODES.get(reason, KEPT) for reason in read["reason"].to_pylist()], dtype=np.int8),
+        }
+        for name, column in columns.items():
+            column.append(values[name])
+    joined = {name: np.concatenate(column) for name, column in columns.items()}
+    # Rows of one id: a sound one first, then by gold answer and source; what is equal in all of it is interchangeable.
+    order = np.lexsort((joined["tie"], joined["code"], joined["key"]))
+    return Table(**{name: column[order] for name, column in joined.items()})
+
+
+def _whole(column: pa.ChunkedArray, dtype: Any) -> np.ndarray:
+    return pc.fill_null(column, 0).to_numpy().astype(dtype)
+
+
+def decide(table: Table, limits: Limits, parts: list[Path]) -> np.ndarray:
+    """The split of every row (0 train, 1 validation, -1 dropped); writes the reasons into `table.code`."""
+    code = table.code
+    response = table.n_tokens - table.n_prompt
+    length = table.n_tokens if limits.length_of == "prompt+response" else response
+    counted = (code == KEPT) | (code > CODES["too_long"])
+    code[counted & (length > limits.max_tokens)] = CODES["too_long"]
+    counted &= length <= limits.max_tokens
+    code[counted & (response < limits.min_tokens)] = CODES["too_short"]
+    if limits.order_by is not None:
+        code[(code == KEPT) & np.isnan(table.rate)] = CODES["no_rate"]
+    code[(code == KEPT) & (table.touches > 0)] = CODES["contaminated"]
+    sound = np.flatnonzero(code == KEPT)
+    code[sound[1:][table.key[sound][1:] == table.key[sound][:-1]]] = CODES["duplicate"]
+    if limits.near_threshold is not None:
+        sound = np.flatnonzero(code == KEPT)
+        with tempfile.TemporaryFile() as file:
+            signed = _signatures(table, sound, parts, file)
+            code[sound[near_duplicates(signed, limits.near_threshold)]] = CODES["near_duplicate"]
+    _choose(table, limits)
+    return _split(table, limits)
+
+
+def _signatures(table: Table, rows: np.ndarray, parts: list[Path], file: Any) -> np.ndarray:
+    """Signatures of these rows, in this order, in a file that is mapped. Returns (rows, ENTRIES) uint32"""
+    signed = np.memmap(file, np.uint32, "w+", shape=(max(1, len(rows)), ENTRIES))[: len(rows)]
+    by_part = rows[np.argsort(table.part[rows], kind="stable")]
+    place = np.argsort(np.argsort(table.part[rows], kind="stable"), kind="stable")
+    target = np.argsort(place, kind="stable")
+    for number in np.unique(table.part[by_part]):
+        mine = np.flatnonzero(table.part[by_part] == number)
+        column = pq.read_table(parts[number], columns=["signature"])["signature"].take(table.row[by_part[mine]])
+        signed[target[mine]] = np.frombuffer(b"".join(column.to_pylist()), np.uint32).reshape(-1, ENTRIES)
+    return signed
+
+
+def _choose(table: Table, limits: Limits) -> None:
+    """Caps and the number of rows, the best rate first, then by the seeded hash of the content."""
+    sound = np.flatnonzero(table.code == KEPT)
+    rate = -table.rate[sound] if limits.order_by is not None else np.zeros(len(sound))
+    ranked = sound[np.lexsort((seeded(table.key[sound], limits.seed), rate))]
+    if limits.cap is not None:
+        by_source = np.argsort(table.source[ranked], kind="stable")
+        names = table.source[ranked][by_source]
+        starts = np.searchsorted(names, names)
+        over = ranked[by_source[np.arange(len(names)) - starts >= limits.cap]]
+        table.code[over] = CODES["over_cap"]
+        ranked = ranked[table.code[ranked] == KEPT]
+    if limits.n is not None:
+        table.code[ranked[limits.n :]] = CODES["not_chosen"]
+
+
+def _split(table: Table, limits: Limits) -> np.ndarray:
+    """Whole questions go to validation until it has enough rows, so that none of its questions is trained on."""
+    split = np.where(table.code == KEPT, 0, -1)
+    sound = np.flatnonzero(table.code == KEPT)
+    order = sound[np.argsort(seeded(table.question[sound], limits.seed + 1), kind="stable")]
+    last = min(limits.validation, len(order))
+    while 0 < last < len(order) and table.question[order[last]] == table.question[order[last - 1]]:
+        last += 1
+    split[order[:last]] = 1
+    return split
+
+
+def seeded(keys: np.ndarray, seed: int) -> np.ndarray:
+    """A number per key that is as good as random and depends on nothing else (SplitMix64, Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        mixed = keys.astype(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def counts(table: Table) -> dict[str, int]:
+    """Dropped rows by reason, in the order of `REASONS`, without those that never occurred."""
+    found = Counter(table.code.tolist())
+    return {reason: found[code] for reason, code in CODES.items() if found[code]}
+
+
+def histogram(table: Table, split: np.ndarray) -> dict[str, dict[str, int]]:
+    """Rows per bar of `HISTOGRAM_STEP` tokens, by split."""
+    bars = {}
+    for number, name in enumerate(SPLITS):
+        found = Counter((table.n_tokens[split == number] // HISTOGRAM_STEP * HISTOGRAM_STEP).tolist())
+        bars[name] = {str(bar): found[bar] for bar in sorted(found)}
+    return bars
+
+
+def write_files(
+    directory: Path, parts: list[Path], read_bytes: int, table: Table, split: np.ndarray, ids_key: str, dropped: bool
+) -> list[Path]:
+    """Write the splits that have rows, their ids, and `dropped.parquet` if wanted; returns the files of the splits."""
+    names = [name for number, name in enumerate(SPLITS) if (split == number).any()]
+    ids_schema = IDS_SCHEMA.with_metadata({KEY: ids_key})
+    files = {f"{name}.parquet": ROW_SCHEMA for name in names} | {f"{name}{SUFFIX}": ids_schema for name in names}
+    if dropped:
+        files["dropped.parquet"] = DROPPED_SCHEMA
+    writers = {name: GroupWriter(directory / name, schema) for name, schema in files.items()}
+    try:
+        for rows, places in _ranges(parts, read_bytes, table):
+            for name in names:
+                chosen = rows.take(np.flatnonzero(split[places] == SPLITS.index(name)))
+                writers[f"{name}.parquet"].add(chosen.select(ROW_SCHEMA.names))
+                writers[f"{name}{SUFFIX}"].add(chosen.select(IDS_SCHEMA.names))
+            if dropped:
+                out = np.flatnonzero(split[places] < 0)
+                reasons = pa.array([list(REASONS)[code] for code in table.code[places[out]]], pa.string())
+                chosen = rows.take(out)
+                position = chosen.schema.get_field_index("reason")
+                writers["dropped.parquet"].add(
+                    chosen.set_column(position, "reason", reasons).select(DROPPED_SCHEMA.names)
+                )
+        for writer in writers.values():
+            writer.close()
+    finally:
+        for writer in writers.values():
+            writer.abandon()
+    return [directory / name for name in files if name != "dropped.parquet"]
+
+
+def _ranges(parts: list[Path], read_bytes: int, table: Table) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """All rows in order of id, a range at a time, with their places in `table`."""
+    n = 1 + read_bytes // RANGE_BYTES
+    for number in range(n):
+        low, high = (f"{2**64 * edge // n:016x}" for edge in (number, number + 1))
+        above = [("id", ">=", low)] + ([("id", "<", high)] if number + 1 < n else [])
+        first = np.searchsorted(table.key, np.uint64(int(low, 16)))
+        last = len(table.key) if number + 1 == n else np.searchsorted(table.key, np.uint64(int(high, 16)))
+        places = np.arange(first, last)
+        tables, offsets, total = [], np.zeros(len(parts), dtype=np.int64), 0
+        for index, path in enumerate(parts):
+            rows = pq.read_table(path, filters=above)
+            offsets[index] = total - (rows["row"][0].as_py() if len(rows) else 0)  # rows of a range are consecutive
+            total += len(rows)
+            tables.append(rows)
+        joined = pa.concat_tables(tables)
+        yield joined.take(offsets[table.part[places]] + table.row[places]), places
+
+
+class GroupWriter:
+    """A parquet file of row groups of one size, whatever pieces it is given in; in place only once it is closed."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path, self.schema = path, schema
+        self.temporary = path.with_name(f".{path.name}.tmp")
+        self.writer = pq.ParquetWriter(self.temporary, schema, compression="zstd")
+        self.waiting = schema.empty_table()
+
+    def add(self, rows: pa.Table) -> None:
+        self.waiting = pa.concat_tables([self.waiting, rows.cast(self.schema)])
+        while len(self.waiting) >= ROWS_PER_GROUP:
+            self._write(ROWS_PER_GROUP)
+
+    def _write(self, n: int) -> None:
+        group = self.waiting.slice(0, n).combine_chunks()
+        # A fresh copy: what lies behind a slice must not decide how pages are cut.
+        self.writer.write_table(group.take(np.arange(len(group))))
+        self.waiting = self.waiting.slice(n)
+
+    def close(self) -> None:
+        if len(self.waiting):
+            self._write(ROWS_PER_GROUP)
+        self.writer.close()
+        with self.temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        self.temporary.replace(self.path)
+
+    def abandon(self) -> None:
+        self.temporary.unlink(missing_ok=True)
