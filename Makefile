@@ -12,7 +12,7 @@ RESULTS ?= evals/tiny_sft/tiny_1step
 DEMO ?= .
 ARGS ?=
 
-.PHONY: install demo test unit lint train eval score compare report bench-sft bench-verifier
+.PHONY: install demo test unit lint train expert-iteration eval score compare report bench-sft bench-verifier
 
 install: $(VENV)/.installed
 
@@ -39,6 +39,9 @@ lint: install
 
 train: install
 	$(BIN)/accelerate launch --config_file $(ACCELERATE) src/$$(sed -n 's/^trainer: *//p' $(RECIPE)).py $(RECIPE) $(ARGS)
+
+expert-iteration: install
+	POSTTRAIN_ACCELERATE_CONFIG=$(ACCELERATE) $(BIN)/python src/expert_iteration.py $(RECIPE) $(ARGS)
 
 eval: install
 	$(BIN)/python src/eval.py $(EVAL_RECIPE) --model $(MODEL) --benchmarks $(BENCHMARKS) $(ARGS)

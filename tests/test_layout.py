@@ -21,7 +21,7 @@ MODULES = sorted((REPOSITORY / "src" / "posttrain").rglob("*.py"))
 LIGHT = (
     "recipe", "recipe_rules", "schema", "options", "errors", "manifest", "rows", "lineage", "hardware", "model_source",
     "benchmarks", "grading", "metrics", "results", "report", "prompts", "tiny_world", "gsm8k",
-    "source", "benchmark_source", "comparison", "verifier.pool",
+    "source", "benchmark_source", "comparison", "verifier.pool", "rollouts", "selection", "rounds",
 )  # fmt: skip
 
 
@@ -54,8 +54,11 @@ def test_every_recipe_parses_and_builds_its_dataclasses(path):
 
     trainer = yaml.safe_load(path.read_text())["trainer"]
     recipe = read_recipe([str(path)], trainer)
-    recipe.build({"sft": options.SftOptions, "eval": options.EvalOptions}[trainer])
-    if trainer == "sft":
+    ours = {"sft": [options.SftOptions], "eval": [options.EvalOptions], "sample": [options.SampleOptions]}
+    ours["expert_iteration"] = [options.SftOptions, options.SampleOptions, options.RoundOptions]
+    for config_class in ours[trainer]:
+        recipe.build(config_class)
+    if trainer in ("sft", "expert_iteration"):
         recipe.build(trl.SFTConfig, bf16=False)
         recipe.build(trl.ModelConfig)
 
@@ -76,7 +79,7 @@ def test_every_accelerate_config_loads_in_accelerate_and_here(path):
     assert isinstance(toggles["gradient_checkpointing"], bool)
 
 
-@pytest.mark.parametrize("script", ["src/sft.py", "src/eval.py"])
+@pytest.mark.parametrize("script", ["src/sft.py", "src/eval.py", "src/sample.py", "src/expert_iteration.py"])
 def test_help_lists_fields(script):
     done = subprocess.run([sys.executable, script, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0

@@ -11,9 +11,18 @@ OPTIONS = "posttrain/options.py"
 SCHEMAS = {
     "sft": (*MODEL_CONFIG, *SFT_CONFIG, f"{OPTIONS}:SftOptions"),
     "eval": (f"{OPTIONS}:EvalOptions",),
-}
+    "sample": (f"{OPTIONS}:SampleOptions",),
+    "expert_iteration": (
+        *MODEL_CONFIG, *SFT_CONFIG, f"{OPTIONS}:SftOptions", f"{OPTIONS}:SampleOptions", f"{OPTIONS}:RoundOptions",
+    ),
+}  # fmt: skip
 # Beside our own fields without default: no run should rest on a library's default for these.
-REQUIRED = {"sft": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"), "eval": ()}
+REQUIRED = {
+    "sft": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"),
+    "eval": (),
+    "sample": (),
+    "expert_iteration": ("max_length", "learning_rate"),
+}
 
 # Keys of open-r1, alignment-handbook and older TRL recipes, with the name of today.
 RENAMED = {
@@ -79,8 +88,8 @@ REFUSED = {
 POSITIVE = {
     "learning_rate", "max_length", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "logging_steps", "save_steps", "eval_steps", "num_train_epochs", "max_new_tokens",
-    "num_samples",
-    "batch_size", "num_train_examples", "limit", "lora_r", "lora_alpha", "save_total_limit", "top_p",
+    "num_samples", "num_questions", "num_candidates", "num_rounds", "max_per_question", "eval_batch_size", "batch_size",
+     "num_train_examples", "limit", "lora_r", "lora_alpha", "save_total_limit", "top_p",
 }  # fmt: skip
 LARGEST = {"seed": 2**32 - 1, "data_seed": 2**32 - 1, "top_p": 1}
 AT_LEAST_ZERO = {"seed", "warmup_steps", "weight_decay", "temperature", "sample_generations", "lora_dropout"}
@@ -88,8 +97,10 @@ AT_LEAST_ZERO = {"seed", "warmup_steps", "weight_decay", "temperature", "sample_
 
 def command(trainer: str, recipe: str) -> str:
     """The command that runs a recipe of `trainer`."""
-    if trainer == "eval":
-        return f"python src/eval.py {recipe}"
+    if trainer in ("eval", "sample"):
+        return f"python src/{trainer}.py {recipe}"
+    if trainer == "expert_iteration":
+        return f"POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/….yaml python src/expert_iteration.py {recipe}"
     return f"accelerate launch --config_file accelerate_configs/….yaml src/{trainer}.py {recipe}"
 
 
@@ -133,7 +144,30 @@ def contradictions(trainer: str, path: str, values: dict[str, Any]) -> list[str]
         if values.get("num_samples", 1) > 1 and not values.get("temperature", 0.0):
             return [f"{path}: num_samples: {values['num_samples']}: greedy samples are all the same; set temperature"]
         return []
+    if trainer == "sample":
+        return _sampling_contradictions(path, values)
+    if trainer == "expert_iteration":
+        return _round_contradictions(path, values)
     return _sft_contradictions(path, values)
+
+
+def _sampling_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    if values.get("temperature") == 0:
+        return [f"{path}: temperature: 0: greedy candidates are all the same; expected more than 0"]
+    return []
+
+
+def _round_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    faults = _sampling_contradictions(path, values) + _sft_contradictions(path, values)
+    if values.get("eval_strategy", "no") != "no":
+        faults.append(f"{path}: eval_strategy: {values['eval_strategy']!r}: rounds have no validation rows; write no")
+    if values.get("use_peft") and values.get("start_from", "last") == "last" and values["num_rounds"] > 1:
+        faults.append(f"{path}: start_from: last: an adapter cannot start a run; write start_from: base")
+    if values.get("max_per_question") and values.get("select", "first") != "all_correct":
+        faults.append(f"{path}: max_per_question: only select: all_correct keeps several")
+    if values.get("random_init") or not values.get("append_eos", True):
+        faults.append(f"{path}: random_init and append_eos: false make no sense where the model writes its own rows")
+    return faults
 
 
 def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
