@@ -6,13 +6,14 @@ ACCELERATE ?= accelerate_configs/cpu.yaml
 RECIPE ?= recipes/tiny_sft.yaml
 EVAL_RECIPE ?= recipes/eval_greedy.yaml
 MODEL ?= outputs/tiny_sft/final
+STUDY ?= studies/tiny_scaling.yaml
 BENCHMARKS ?= gsm8k
 RESULTS ?= evals/tiny_sft/tiny_1step
 # Where the demo writes; the tests run it into a directory of their own.
 DEMO ?= .
 ARGS ?=
 
-.PHONY: install demo test unit lint train expert-iteration eval score compare report bench-sft bench-verifier
+.PHONY: install demo test unit lint train expert-iteration study eval score compare report bench-sft bench-verifier bench-rejection
 
 install: $(VENV)/.installed
 
@@ -26,6 +27,8 @@ demo: install
 	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model assets/tiny_base --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_base
 	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/sft.py recipes/tiny_sft.yaml --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_sft
 	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_sft/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_sft
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/sft.py recipes/tiny_sft.yaml --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_sft_early --learning_rate 7e-4 --eval_strategy no --sample_generations 0
+	POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python src/expert_iteration.py recipes/tiny_ei.yaml --num_rounds 1 --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_math --data_dir $(DEMO)/data --output_dir $(DEMO)/outputs/tiny_ei
 	$(BIN)/python src/report.py $(DEMO)/evals/tiny_base $(DEMO)/evals/tiny_sft --runs $(DEMO)/outputs/tiny_sft --out $(DEMO)/reports/tiny
 
 test: install
@@ -43,6 +46,9 @@ train: install
 expert-iteration: install
 	POSTTRAIN_ACCELERATE_CONFIG=$(ACCELERATE) $(BIN)/python src/expert_iteration.py $(RECIPE) $(ARGS)
 
+study: install
+	POSTTRAIN_ACCELERATE_CONFIG=$(ACCELERATE) $(BIN)/python src/study.py $(STUDY) $(ARGS)
+
 eval: install
 	$(BIN)/python src/eval.py $(EVAL_RECIPE) --model $(MODEL) --benchmarks $(BENCHMARKS) $(ARGS)
 
@@ -57,6 +63,9 @@ report: install
 
 bench-verifier: install
 	$(BIN)/python benchmarks/bench_verifier.py $(ARGS)
+
+bench-rejection: install
+	$(BIN)/python benchmarks/bench_rejection.py $(ARGS)
 
 bench-sft: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_sft.py $(ARGS)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, launch, run_script, script_environment
 
+from posttrain import scoring
 from posttrain.comparison import compare, mcnemar
-from posttrain.rollouts import read_rollouts
+from posttrain.rollouts import Candidate, Rollout, read_rollouts
 from posttrain.rows import read_parquet
 
 pytestmark = pytest.mark.slow
@@ -109,6 +110,24 @@ def test_sampling_that_is_killed_ends_with_the_same_bytes(finished, tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("rollouts.jsonl", "metrics.json"):
         assert (tmp_path / name).read_bytes() == (finished / "round_1/rollouts" / name).read_bytes()
+
+
+def test_log_probability_and_entropy_are_those_of_each_completion_alone():
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(REPOSITORY / "assets/tiny_base")
+    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "assets/tiny_base")
+    prompt = tokenizer("Ana has 3 coins.")["input_ids"]
+    texts = {"stop": "3+4=7. The answer is 7.", "length": "3"}
+    sampled = [Candidate(text, 1, finish, None, "wrong") for finish, text in texts.items()]
+    measured = scoring.measure(Rollout("q", [], "7", sampled), prompt, model, tokenizer)
+    for candidate in measured.candidates:
+        ids = tokenizer(candidate.text)["input_ids"] + [tokenizer.eos_token_id] * (candidate.finish_reason == "stop")
+        with torch.no_grad():
+            log_p = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        assert candidate.logprob == pytest.approx(log_p[range(len(ids)), ids].mean().item(), abs=2e-4)
+        assert candidate.entropy == pytest.approx(-(log_p.exp() * log_p).sum(-1).mean().item(), abs=2e-4)
 
 
 def test_a_round_with_nothing_accepted_is_skipped_and_says_why(world, tmp_path):

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,12 @@ class RolloutFile:
             file.truncate(end)
         return ids
 
+    def kept(self) -> Iterator[Rollout]:
+        """Questions that are whole so far; call `done` first, which drops a line cut in the middle."""
+        path = self.directory / ROLLOUTS_FILE if self.metrics() else self.partial
+        with path.open() if path.is_file() else nullcontext([]) as file:
+            yield from map(Rollout.from_line, file)
+
     def keep(self, rollout: Rollout) -> None:
         """Add a question to what survives an interruption."""
         with self.partial.open("a") as file:
@@ -146,9 +153,6 @@ class RolloutFile:
         return metrics
 
     def _in_order(self, questions: list[Question]) -> Iterator[bytes]:
-        if not self.partial.is_file():  # killed between the last two writes: what was sorted is there already
-            yield (self.directory / ROLLOUTS_FILE).read_bytes()
-            return
         places, end = {}, 0
         with self.partial.open("rb") as file:
             for line in file:

@@ -44,11 +44,15 @@ class RoundError(PosttrainError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One command and the file that exists once its output is whole."""
+    """One command and the file that exists once its output is whole (a run's, once it says `finished`)."""
 
     name: str
     command: list[str]
     mark: Path
+
+    def is_whole(self) -> bool:
+        record = lineage.read_json(self.mark)
+        return record is not None and bool(record.get("finished", True))
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Rounds:
         }  # fmt: skip
         path = _write_recipe(directory / "sft.yaml", recipe)
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", self.accelerate_config]
-        return Stage("train", [*launcher, *_script("sft.py", path)[1:]], directory / "sft" / "final" / "complete.json")
+        return Stage("train", [*launcher, *_script("sft.py", path)[1:]], directory / "sft" / lineage.RUN_FILE)
 
     def evaluate(self, number: int) -> Stage:
         """Greedy evaluation of the weights after this round."""
@@ -142,7 +146,7 @@ def _write_recipe(path: Path, values: dict[str, Any]) -> Path:
 
 def run_stage(stage: Stage, output_dir: Path) -> None:
     """Print and run a stage's command unless its output is whole; raises RoundError where it fails."""
-    if stage.mark.is_file():
+    if stage.is_whole():
         return
     print(f"$ {shlex.join(stage.command)}", flush=True)
     began = time.perf_counter()
@@ -152,7 +156,7 @@ def run_stage(stage: Stage, output_dir: Path) -> None:
         finally:
             if process.poll() is None:  # this process is being ended: the stage goes with it
                 process.terminate()
-    if code or not stage.mark.is_file():
+    if code or not stage.is_whole():
         raise RoundError(
             f"{stage.mark.parent}: the stage {stage.name} ended with exit code {code}; its own error stands above. "
             f"Start this command again to go on from there"
@@ -173,7 +177,7 @@ def run_round(rounds: Rounds, number: int) -> dict[str, Any]:
         sampled = summarise_sampling(rounds, number)
         record |= sampled
         if not sampled["accepted"]:
-            record["skipped"] = reason = nothing_accepted(directory / "rollouts", sampled["counts"])
+            record["skipped"] = reason = nothing_accepted(directory / "rollouts")
             print(f"warning: round {number} is skipped, nothing was accepted: {reason}", file=sys.stderr, flush=True)
         else:
             run_stage(rounds.select(number), rounds.output_dir)
@@ -211,13 +215,15 @@ def summarise_sampling(rounds: Rounds, number: int) -> dict[str, Any]:
     }
 
 
-def nothing_accepted(rollouts: Path, counts: dict[str, int]) -> str:
-    cut_off = sum(
-        candidate.verdict == Verdict.CORRECT and candidate.finish_reason == "length"
-        for rollout in read_rollouts(rollouts)
-        for candidate in rollout.candidates
-    )
-    return why_nothing(counts, cut_off)
+def nothing_accepted(rollouts: Path) -> str:
+    """Why no candidate of a finished sampling stage was accepted."""
+    found: Counter[str] = Counter()
+    cut_off = 0
+    for rollout in read_rollouts(rollouts):
+        for candidate in rollout.candidates:
+            found[candidate.verdict] += 1
+            cut_off += candidate.verdict == Verdict.CORRECT and candidate.finish_reason == "length"
+    return why_nothing(dict(found), cut_off)
 
 
 def summarise_training(directory: Path) -> dict[str, Any]:

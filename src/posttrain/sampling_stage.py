@@ -5,6 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain import evaluation, grading, lineage, scoring
@@ -37,13 +38,22 @@ class SamplingStage:
         whole = {i * n + j for i, question in enumerate(self.questions) if question.id in done for j in range(n)}
         waiting: dict[int, list[Sample]] = {}
         with Grader() as grader:
-            for sample in self.sampler.sample(prompts, self.decoding, whole):
+            for sample in self._samples(prompts, whole):
                 number = sample.index // n
                 samples = waiting.setdefault(number, [])
                 samples.append(sample)
                 if len(samples) == n:
                     rollout = verify(self.questions[number], waiting.pop(number), grader)
                     yield scoring.measure(rollout, self.prompts[number], self.model, self.tokenizer)
+
+    def _samples(self, prompts: list[list[int]], done: AbstractSet[int]) -> Iterator[Sample]:
+        try:
+            yield from self.sampler.sample(prompts, self.decoding, done)
+        except torch.cuda.OutOfMemoryError as error:
+            raise PosttrainError(
+                f"out of memory at {self.sampler.backend.get('batch_size')} completions at once; start again with half "
+                f"that --batch_size, or fewer questions and candidates (--max-samples 25 --num-candidates 2)"
+            ) from error
 
 
 def prepare(options: SampleOptions, questions: list[Question], manifest: dict[str, Any]) -> SamplingStage:
