@@ -14,11 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from posttrain.candidates import Rule, write_selection
 from posttrain.grading import Grader
 from posttrain.results import Sample
 from posttrain.rollouts import Question, RolloutFile, verify
 from posttrain.rows import row_id
-from posttrain.selection import Rule, write_selection
 
 MATH_VERIFY_SAMPLES = 400  # it takes milliseconds each
 

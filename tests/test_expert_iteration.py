@@ -5,13 +5,7 @@ from conftest import run_script
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.errors import PosttrainError
-from posttrain.grading import Grader, Verdict
-from posttrain.manifest import Source, write_dataset
-from posttrain.results import Sample
-from posttrain.rollouts import Candidate, Question, Rollout, RolloutFile, draw_questions, read_rollouts, verify
-from posttrain.rows import chat_row
-from posttrain.selection import (
+from posttrain.candidates import (
     SELECTS,
     Rule,
     accepted,
@@ -21,6 +15,12 @@ from posttrain.selection import (
     why_nothing,
     write_selection,
 )
+from posttrain.errors import PosttrainError
+from posttrain.grading import Grader, Verdict
+from posttrain.manifest import Source, write_dataset
+from posttrain.results import Sample
+from posttrain.rollouts import Candidate, Question, Rollout, RolloutFile, draw_questions, read_rollouts, verify
+from posttrain.rows import chat_row
 
 PROMPT = [{"role": "user", "content": "What is 1+1?"}]
 candidates = st.builds(

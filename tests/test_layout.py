@@ -21,7 +21,7 @@ MODULES = sorted((REPOSITORY / "src" / "posttrain").rglob("*.py"))
 LIGHT = (
     "recipe", "recipe_rules", "schema", "options", "errors", "manifest", "rows", "lineage", "hardware", "model_source",
     "benchmarks", "grading", "metrics", "results", "report", "prompts", "tiny_world", "gsm8k",
-    "source", "benchmark_source", "comparison", "verifier.pool", "rollouts", "selection", "rounds",
+    "source", "benchmark_source", "comparison", "verifier.pool", "rollouts", "candidates", "rounds",
 )  # fmt: skip
 
 

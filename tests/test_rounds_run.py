@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, launch, run_script, script_environment
 
-from posttrain import scoring
+from posttrain import likelihood
 from posttrain.comparison import compare, mcnemar
 from posttrain.rollouts import Candidate, Rollout, read_rollouts
 from posttrain.rows import read_parquet
@@ -121,7 +121,7 @@ def test_log_probability_and_entropy_are_those_of_each_completion_alone():
     prompt = tokenizer("Ana has 3 coins.")["input_ids"]
     texts = {"stop": "3+4=7. The answer is 7.", "length": "3"}
     sampled = [Candidate(text, 1, finish, None, "wrong") for finish, text in texts.items()]
-    measured = scoring.measure(Rollout("q", [], "7", sampled), prompt, model, tokenizer)
+    measured = likelihood.measure(Rollout("q", [], "7", sampled), prompt, model, tokenizer)
     for candidate in measured.candidates:
         ids = tokenizer(candidate.text)["input_ids"] + [tokenizer.eos_token_id] * (candidate.finish_reason == "stop")
         with torch.no_grad():

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import atomic, lineage
+from posttrain.candidates import CORRECT_SCORE, accepted, score, selected
 from posttrain.errors import PosttrainError
 from posttrain.grading import Verdict
 from posttrain.results import METRICS_FILE
 from posttrain.rollouts import Rollout
 from posttrain.rounds import Rounds, Stage
-from posttrain.selection import CORRECT_SCORE, accepted, score, selected
 
 BUFFER_FILE = "rejection_buffer.jsonl"
 RESULTS_FILE = "rejection_sft_results.json"

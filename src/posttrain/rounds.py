@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from posttrain import atomic, lineage, recipe_rules
+from posttrain.candidates import Rule, accepted, why_nothing
 from posttrain.errors import PosttrainError
 from posttrain.grading import Verdict
 from posttrain.hardware import VARIABLE, find_config
@@ -28,7 +29,6 @@ from posttrain.rollouts import read_rollouts
 from posttrain.round_figure import draw_rounds
 from posttrain.rows import read_parquet
 from posttrain.schema import read_fields
-from posttrain.selection import Rule, accepted, why_nothing
 
 ROUND_FILE = "round.json"  # written last: the round is whole
 ROUNDS_FILE = "rounds.json"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain import evaluation, grading, lineage, scoring
+from posttrain import evaluation, grading, likelihood, lineage
 from posttrain.errors import PosttrainError
 from posttrain.grading import Grader
 from posttrain.options import EvalOptions, SampleOptions
@@ -44,7 +44,7 @@ class SamplingStage:
                 samples.append(sample)
                 if len(samples) == n:
                     rollout = verify(self.questions[number], waiting.pop(number), grader)
-                    yield scoring.measure(rollout, self.prompts[number], self.model, self.tokenizer)
+                    yield likelihood.measure(rollout, self.prompts[number], self.model, self.tokenizer)
 
     def _samples(self, prompts: list[list[int]], done: AbstractSet[int]) -> Iterator[Sample]:
         try:
