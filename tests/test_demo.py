@@ -70,6 +70,13 @@ def test_every_result_walks_back_to_its_run_and_data(demo):
     assert len(samples) == after["n"] == sum(after["counts"].values()) == data["counts"]["kept"]["test_1step"]
 
 
+def test_a_round_of_expert_iteration_improves_a_model_stopped_early(demo):
+    before, after = json.loads((demo / "outputs/tiny_ei/rounds.json").read_text())
+    assert after["evaluation"]["all"]["low"] > before["evaluation"]["all"]["high"]
+    assert 0 < after["accepted"] < after["candidates"]
+    assert "<svg" in (demo / "outputs/tiny_ei/rounds.svg").read_text()
+
+
 def test_it_ends_in_a_page(demo):
     assert "tiny_4step" in (demo / "reports/tiny/table.txt").read_text()
     assert (demo / "reports/tiny/accuracy.png").stat().st_size > 10_000

@@ -24,6 +24,7 @@ LIGHT = (
     "source", "benchmark_source", "comparison", "verifier.pool", "scoring", "forms", "graded", "published_graders",
     "omcq", "page", "formulas", "report_samples", "report_figures", "report_page", "rewards",
     "readers", "shapes", "filters", "selection",
+    "rollouts", "candidates", "rounds",
 )  # fmt: skip
 
 
@@ -56,9 +57,16 @@ def test_every_recipe_parses_and_builds_its_dataclasses(path):
 
     trainer = yaml.safe_load(path.read_text())["trainer"]
     recipe = read_recipe([str(path)], trainer)
-    recipe.build({"sft": options.SftOptions, "grpo": options.GrpoOptions, "eval": options.EvalOptions}[trainer])
-    if trainer != "eval":
-        recipe.build({"sft": trl.SFTConfig, "grpo": trl.GRPOConfig}[trainer], bf16=False)
+    ours = {"sft": [options.SftOptions], "grpo": [options.GrpoOptions], "eval": [options.EvalOptions]}
+    ours["sample"] = [options.SampleOptions]
+    ours["expert_iteration"] = [options.SftOptions, options.SampleOptions, options.RoundOptions]
+    for config_class in ours[trainer]:
+        recipe.build(config_class)
+    if trainer in ("sft", "expert_iteration"):
+        recipe.build(trl.SFTConfig, bf16=False)
+    if trainer == "grpo":
+        recipe.build(trl.GRPOConfig, bf16=False)
+    if trainer not in ("eval", "sample"):
         recipe.build(trl.ModelConfig)
 
 
@@ -78,7 +86,9 @@ def test_every_accelerate_config_loads_in_accelerate_and_here(path):
     assert isinstance(toggles["gradient_checkpointing"], bool)
 
 
-@pytest.mark.parametrize("script", ["src/sft.py", "src/grpo.py", "src/eval.py"])
+@pytest.mark.parametrize(
+    "script", ["src/sft.py", "src/grpo.py", "src/eval.py", "src/sample.py", "src/expert_iteration.py"]
+)
 def test_help_lists_fields(script):
     done = subprocess.run([sys.executable, script, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0

@@ -12,7 +12,11 @@ SCHEMAS = {
     "sft": (*MODEL_CONFIG, *SFT_CONFIG, f"{OPTIONS}:SftOptions"),
     "grpo": (*MODEL_CONFIG, *GRPO_CONFIG, f"{OPTIONS}:GrpoOptions"),
     "eval": (f"{OPTIONS}:EvalOptions",),
-}
+    "sample": (f"{OPTIONS}:SampleOptions",),
+    "expert_iteration": (
+        *MODEL_CONFIG, *SFT_CONFIG, f"{OPTIONS}:SftOptions", f"{OPTIONS}:SampleOptions", f"{OPTIONS}:RoundOptions",
+    ),
+}  # fmt: skip
 # Beside our own fields without default: no run should rest on a library's default for these.
 REQUIRED = {
     "sft": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"),
@@ -22,6 +26,8 @@ REQUIRED = {
         "per_device_train_batch_size", "gradient_accumulation_steps",
     ),
     "eval": (),
+    "sample": (),
+    "expert_iteration": ("max_length", "learning_rate"),
 }  # fmt: skip
 
 # Keys of open-r1, alignment-handbook and older TRL recipes, with the name of today.
@@ -115,8 +121,8 @@ POSITIVE = {
     "max_completion_length", "num_generations", "num_iterations", "guard_prompts", "canary_tolerance",
     "learning_rate", "max_length", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "logging_steps", "save_steps", "eval_steps", "num_train_epochs", "max_new_tokens",
-    "num_samples",
-    "batch_size", "num_train_examples", "limit", "lora_r", "lora_alpha", "save_total_limit", "top_p",
+    "num_samples", "num_questions", "num_candidates", "num_rounds", "max_per_question", "eval_batch_size", "batch_size",
+     "num_train_examples", "limit", "lora_r", "lora_alpha", "save_total_limit", "top_p",
 }  # fmt: skip
 LARGEST = {
     "seed": 2**32 - 1, "data_seed": 2**32 - 1, "top_p": 1, "probe_max_truncated": 1, "probe_max_zero_variance": 1,
@@ -137,8 +143,10 @@ AT_LEAST_ZERO = {
 
 def command(trainer: str, recipe: str) -> str:
     """The command that runs a recipe of `trainer`."""
-    if trainer == "eval":
-        return f"python src/eval.py {recipe}"
+    if trainer in ("eval", "sample"):
+        return f"python src/{trainer}.py {recipe}"
+    if trainer == "expert_iteration":
+        return f"POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/….yaml python src/expert_iteration.py {recipe}"
     return f"accelerate launch --config_file accelerate_configs/….yaml src/{trainer}.py {recipe}"
 
 
@@ -182,7 +190,10 @@ def contradictions(trainer: str, path: str, values: dict[str, Any]) -> list[str]
         if values.get("num_samples", 1) > 1 and not values.get("temperature", 0.0):
             return [f"{path}: num_samples: {values['num_samples']}: greedy samples are all the same; set temperature"]
         return []
-    return _grpo_contradictions(path, values) if trainer == "grpo" else _sft_contradictions(path, values)
+    others = {
+        "sample": _sampling_contradictions, "expert_iteration": _round_contradictions, "grpo": _grpo_contradictions,
+    }  # fmt: skip
+    return others.get(trainer, _sft_contradictions)(path, values)
 
 
 def _grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:
@@ -227,6 +238,25 @@ def _grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     if off_policy and values["loss_type"] in ("no_baseline", "reinforce_with_baseline"):
         faults.append(f"{path}: loss_type: {values['loss_type']}: has no ratio, so each completion is trained on once")
     return faults + _memory_contradictions(path, values)
+
+
+def _sampling_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    if values.get("temperature") == 0:
+        return [f"{path}: temperature: 0: greedy candidates are all the same; expected more than 0"]
+    return []
+
+
+def _round_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    faults = _sampling_contradictions(path, values) + _sft_contradictions(path, values)
+    if values.get("eval_strategy", "no") != "no":
+        faults.append(f"{path}: eval_strategy: {values['eval_strategy']!r}: rounds have no validation rows; write no")
+    if values.get("use_peft") and values.get("start_from", "last") == "last" and values["num_rounds"] > 1:
+        faults.append(f"{path}: start_from: last: an adapter cannot start a run; write start_from: base")
+    if values.get("max_per_question") and values.get("select", "first") != "all_correct":
+        faults.append(f"{path}: max_per_question: only select: all_correct keeps several")
+    if values.get("random_init") or not values.get("append_eos", True):
+        faults.append(f"{path}: random_init and append_eos: false make no sense where the model writes its own rows")
+    return faults
 
 
 def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:

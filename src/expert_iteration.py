@@ -1,0 +1,50 @@
+"""Expert iteration: sample, verify, select, fine-tune, evaluate, and again from the new weights.
+
+    POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml python src/expert_iteration.py recipes/tiny_ei.yaml
+
+Every stage is a command that is printed and can be run by hand; its recipe lies in outputs/<run>/round_<n>/. The same
+command goes on at the first unfinished stage, down to the sampled question.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from posttrain import lineage, rounds
+from posttrain.benchmarks import load_benchmarks
+from posttrain.errors import run_script
+from posttrain.manifest import check_dataset
+from posttrain.model_source import check_model
+from posttrain.options import RoundOptions, SampleOptions
+from posttrain.recipe import read_recipe
+
+
+def main() -> None:
+    # 1. Everything that can be wrong is found before a stage starts.
+    recipe = read_recipe(sys.argv[1:], "expert_iteration")
+    options, sampling = recipe.build(RoundOptions), recipe.build(SampleOptions)
+    check_model(sampling.model_name_or_path, may_be_adapter=False)
+    manifest = check_dataset(Path(sampling.dataset_name))
+    load_benchmarks(options.benchmarks, Path(options.data_dir), options.limit)
+    run = rounds.Rounds(recipe, options, sampling, rounds.accelerate_config())
+    identity = rounds.run_identity(recipe, manifest)
+    record = lineage.claim(run.output_dir, identity)
+    lineage.lock(run.output_dir)
+    record = record or lineage.start_record(
+        run.output_dir, identity, {"recipe": {"path": recipe.path, "text": recipe.text}}
+    )
+
+    # 2. Round 0 evaluates the start; each further round samples, selects, trains and evaluates.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a running stage is ended, too
+    records = []
+    for number in range(options.num_rounds + 1):
+        records.append(rounds.run_round(run, number))
+        rounds.write_summary(run.output_dir, records)
+
+    # 3. The last weights under the name that every run has, then the record that says the run is whole.
+    rounds.finish(run, record, records)
+    print(f"{rounds.table(records)}\n→ {run.output_dir}, weights {run.output_dir / 'final'}")
+
+
+if __name__ == "__main__":
+    run_script(main)

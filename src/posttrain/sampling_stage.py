@@ -1,0 +1,84 @@
+"""Sampling and verifying question by question: what `src/sample.py` and `src/rejection_sft.py` share."""
+
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain import evaluation, grading, likelihood, lineage
+from posttrain.errors import PosttrainError
+from posttrain.grading import Grader
+from posttrain.options import EvalOptions, SampleOptions
+from posttrain.prompts import render_prompt
+from posttrain.results import Sample
+from posttrain.rollouts import Question, Rollout, verify
+from posttrain.sampling import Decoding, HfSampler, Sampler
+
+
+@dataclass(frozen=True)
+class SamplingStage:
+    """A loaded model with the questions it is asked. `settings` say everything that decides the samples."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    sampler: Sampler
+    decoding: Decoding
+    questions: list[Question]
+    prompts: list[list[int]]
+    num_candidates: int
+    settings: dict[str, Any]
+
+    def rollouts(self, done: AbstractSet[str] = frozenset()) -> Iterator[Rollout]:
+        """Questions that are not in `done`, each as soon as its last candidate is there."""
+        n = self.num_candidates
+        prompts = [prompt for prompt in self.prompts for _ in range(n)]  # candidates of a question stand together
+        whole = {i * n + j for i, question in enumerate(self.questions) if question.id in done for j in range(n)}
+        waiting: dict[int, list[Sample]] = {}
+        with Grader() as grader:
+            for sample in self._samples(prompts, whole):
+                number = sample.index // n
+                samples = waiting.setdefault(number, [])
+                samples.append(sample)
+                if len(samples) == n:
+                    rollout = verify(self.questions[number], waiting.pop(number), grader)
+                    yield likelihood.measure(rollout, self.prompts[number], self.model, self.tokenizer)
+
+    def _samples(self, prompts: list[list[int]], done: AbstractSet[int]) -> Iterator[Sample]:
+        try:
+            yield from self.sampler.sample(prompts, self.decoding, done)
+        except torch.cuda.OutOfMemoryError as error:
+            raise PosttrainError(
+                f"out of memory at {self.sampler.backend.get('batch_size')} completions at once; start again with half "
+                f"that --batch_size, or fewer questions and candidates (--max-samples 25 --num-candidates 2)"
+            ) from error
+
+
+def prepare(options: SampleOptions, questions: list[Question], manifest: dict[str, Any]) -> SamplingStage:
+    """Load the checkpoint and render the questions; raises where a prompt and a candidate would not fit the model."""
+    loading = EvalOptions("eval", options.model_name_or_path, "", options.max_new_tokens, options.seed)
+    model, tokenizer = evaluation.load_checkpoint(loading)
+    texts = [render_prompt(options.prompt, question.prompt, tokenizer) for question in questions]
+    prompts = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    longest, positions = max(map(len, prompts)), model.config.get_text_config().max_position_embeddings
+    if longest + options.max_new_tokens > positions:
+        raise PosttrainError(
+            f"{options.dataset_name}: the longest prompt has {longest} tokens and max_new_tokens is "
+            f"{options.max_new_tokens}, but the model's max_position_embeddings is {positions}; lower max_new_tokens"
+        )
+    sampler = HfSampler(model, tokenizer, options.batch_size)
+    stops = evaluation.stop_ids(model, tokenizer)
+    decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops)
+    settings = {
+        "dataset": {"path": options.dataset_name, "files": lineage.digest(manifest["files"])},
+        "questions": lineage.digest([question.id for question in questions]),
+        "checkpoint": evaluation.describe_checkpoint(model, loading),
+        "prompt": options.prompt,
+        "decoding": {**decoding.as_record(), "num_candidates": options.num_candidates},
+        "grader": {"name": "posttrain", "version": grading.VERSION},
+        "backend": sampler.backend,
+        "packages": lineage.package_versions(),
+    }
+    return SamplingStage(model, tokenizer, sampler, decoding, questions, prompts, options.num_candidates, settings)

@@ -1,0 +1,177 @@
+"""A grid over the fields of a recipe: each cell is a normal run directory with normal evaluations beside it."""
+
+import itertools
+import os
+import queue
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from posttrain import atomic, checkpoints, lineage
+from posttrain.errors import PosttrainError
+from posttrain.hardware import VARIABLE, find_config
+from posttrain.model_source import check_model
+from posttrain.recipe import read_recipe
+from posttrain.results import METRICS_FILE
+
+SCRIPTS = Path(__file__).parents[1]
+BASE = "base"
+
+
+class StudyError(PosttrainError):
+    """A study that is written wrongly, or whose cells failed."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says. `grid` maps recipe fields to their values; `override` holds for every cell."""
+
+    recipe: str
+    grid: dict[str, list[Any]]
+    eval_recipe: str
+    output_dir: str
+    override: dict[str, Any] = field(default_factory=dict)
+    eval_override: dict[str, Any] = field(default_factory=dict)
+    checkpoints: bool = False  # evaluate every saved checkpoint, for curves over steps
+
+    def cells(self) -> dict[str, dict[str, Any]]:
+        """Overrides of each cell by its name, in the order of the grid."""
+        combinations = itertools.product(*self.grid.values())
+        settings = [dict(zip(self.grid, values, strict=True)) for values in combinations]
+        return {cell_name(setting): setting for setting in settings}
+
+
+def cell_name(setting: dict[str, Any]) -> str:
+    """A directory name: field=value pairs, a path by its last part."""
+    return ",".join(f"{key}={str(value).rpartition('/')[2]}" for key, value in setting.items())
+
+
+def read_study(path: Path) -> Study:
+    """The study in a file, each of its cells known to be a good recipe."""
+    try:
+        content = yaml.safe_load(path.read_text())
+        study = Study(**content)
+    except (OSError, yaml.YAMLError, TypeError) as error:
+        known = ", ".join(f.name for f in fields(Study))
+        raise StudyError(f"{path}: {' '.join(str(error).split())}; a study has the keys {known}") from error
+    if not study.grid or not all(isinstance(values, list) and values for values in study.grid.values()):
+        raise StudyError(f"{path}: grid: expected a field with a list of values, got {study.grid!r}")
+    names = study.cells()
+    if len(names) != len(list(itertools.product(*study.grid.values()))):
+        raise StudyError(f"{path}: grid: two cells have one name; list each value once")
+    for name in names:
+        read_recipe([study.recipe, *train_arguments(study, name)], trainer_of(study))
+    read_recipe([study.eval_recipe, *_flags(study.eval_override)], "eval")
+    return study
+
+
+def trainer_of(study: Study) -> str:
+    return str(yaml.safe_load(Path(study.recipe).read_text()).get("trainer"))
+
+
+def train_arguments(study: Study, name: str) -> list[str]:
+    values = {**study.override, **study.cells()[name], "output_dir": str(Path(study.output_dir) / name)}
+    return _flags(values)
+
+
+def _flags(values: dict[str, Any]) -> list[str]:
+    texts = {
+        key: value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True)
+        for key, value in values.items()
+    }
+    return [part for key, text in texts.items() for part in (f"--{key}", text.removesuffix("\n...\n").strip())]
+
+
+def train_command(study: Study, name: str) -> list[str]:
+    """The command of a cell's run; it resumes, and leaves a finished run alone."""
+    trainer = trainer_of(study)
+    script = [str(SCRIPTS / f"{trainer}.py"), study.recipe, *train_arguments(study, name)]
+    config = find_config()
+    if config is None:
+        raise StudyError(f"no accelerate config: put {VARIABLE}=accelerate_configs/….yaml before the command")
+    if trainer == "expert_iteration":  # launches its training itself
+        return [sys.executable, *script]
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *script]
+
+
+def points(study: Study, name: str) -> dict[int, str]:
+    """Checkpoints of a cell to evaluate, by step; the last is the run's final one."""
+    run = Path(study.output_dir) / name
+    record = lineage.read_json(run / lineage.RUN_FILE) or {}
+    last = (record.get("result") or {}).get("steps") or 0
+    saved = checkpoints.steps_of(run) if study.checkpoints else {}
+    return {**{step: str(path) for step, path in saved.items() if step < last}, last: str(run / "final")}
+
+
+def evaluate_command(study: Study, model: str, out: Path) -> list[str]:
+    values = {**study.eval_override, "model": model, "output_dir": str(out)}
+    return [sys.executable, str(SCRIPTS / "eval.py"), study.eval_recipe, *_flags(values)]
+
+
+def evaluation_directory(study: Study, name: str, step: int) -> Path:
+    return Path(study.output_dir) / "evals" / name / f"step_{step}"
+
+
+def run_study(study: Study, devices: list[str]) -> None:
+    """Every cell, one after another or one per device of `devices`; raises StudyError naming the cells that failed."""
+    base = recipe_value(study, "model_name_or_path")
+    check_model(base)
+    free: queue.Queue[str | None] = queue.Queue()
+    for device in devices or [None]:  # type: ignore[list-item]
+        free.put(device)
+    with ThreadPoolExecutor(max_workers=max(1, len(devices))) as pool:
+        started = {BASE: pool.submit(_on_a_device, free, _run_base, study, base)}
+        started |= {name: pool.submit(_on_a_device, free, _run_cell, study, name) for name in study.cells()}
+    failed = {name: error for name, future in started.items() if (error := future.exception())}
+    if failed:
+        lines = [f"{name}: {error}" for name, error in failed.items()]
+        raise StudyError(
+            "\n       ".join([f"{len(failed)} of {len(started)} cells failed; the same command goes on", *lines])
+        )
+
+
+def _on_a_device(free: "queue.Queue[str | None]", work: Any, *arguments: Any) -> None:
+    device = free.get()
+    try:
+        work(*arguments, device)
+    finally:
+        free.put(device)
+
+
+def _run_base(study: Study, base: str, device: str | None) -> None:
+    _evaluate(study, base, evaluation_directory(study, BASE, 0), device)
+
+
+def _run_cell(study: Study, name: str, device: str | None) -> None:
+    record = lineage.read_json(Path(study.output_dir) / name / lineage.RUN_FILE)
+    if not record or not record["finished"]:
+        _run(train_command(study, name), device)
+    for step, model in points(study, name).items():
+        _evaluate(study, model, evaluation_directory(study, name, step), device)
+
+
+def _evaluate(study: Study, model: str, out: Path, device: str | None) -> None:
+    if not (out / "complete.json").is_file():
+        _run(evaluate_command(study, model, out), device)
+        digests = {
+            str(path.relative_to(out)): atomic.sha256_file(path) for path in sorted(out.glob(f"*/{METRICS_FILE}"))
+        }
+        atomic.write_json(out / "complete.json", digests)
+
+
+def _run(command: list[str], device: str | None) -> None:
+    environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": device}
+    print(f"$ {shlex.join(command)}", flush=True)
+    code = subprocess.run(command, env=environment).returncode
+    if code:
+        raise StudyError(f"exit code {code} of {shlex.join(command)}")
+
+
+def recipe_value(study: Study, key: str) -> Any:
+    return read_recipe([study.recipe, *_flags(study.override)], trainer_of(study)).values[key]

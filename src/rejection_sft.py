@@ -1,0 +1,113 @@
+"""Rejection SFT: sample N candidates a question, keep what the verifier accepts, fine-tune a LoRA on it, evaluate.
+
+    python src/rejection_sft.py recipes/qwen2_0.5b_gsm8k_rejection_lora.yaml --max-samples 5 --num-candidates 2
+
+Flags: --max-samples --num-candidates --epochs --learning-rate --temperature --eval-size --output-dir --checkpoint
+--reset-buffer, and any field of the recipe. The same command goes on at the question where it stopped.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from posttrain import atomic, lineage, rejection, rounds
+from posttrain.benchmarks import load_benchmarks
+from posttrain.errors import run_script
+from posttrain.manifest import check_dataset, split_path
+from posttrain.model_source import check_model
+from posttrain.options import RoundOptions, SampleOptions
+from posttrain.recipe import read_recipe
+from posttrain.rollouts import RolloutFile, draw_questions
+from posttrain.rows import read_parquet
+
+
+def main() -> None:
+    argv, switches = rejection.translate(sys.argv[1:])
+    recipe = read_recipe(argv, "expert_iteration")
+    options, sampling = recipe.build(RoundOptions), recipe.build(SampleOptions)
+    run = rounds.Rounds(recipe, options, sampling, rounds.accelerate_config())
+    rejection.check_recipe(run)
+    check_model(sampling.model_name_or_path, may_be_adapter=False)
+    manifest = check_dataset(Path(sampling.dataset_name))
+    load_benchmarks(options.benchmarks, Path(options.data_dir), options.limit)
+    identity = rounds.run_identity(recipe, manifest)
+    if "--reset-buffer" in switches and (run.output_dir / rejection.BUFFER_FILE).is_file():
+        shutil.rmtree(run.directory(1))  # only what follows from the samples; round 0 is the base model's
+        (run.output_dir / rejection.BUFFER_FILE).unlink()
+        (run.output_dir / lineage.RUN_FILE).unlink(missing_ok=True)
+    record = lineage.claim(run.output_dir, identity)
+    lineage.lock(run.output_dir)
+    console = rejection.Console(run.output_dir / rejection.STDOUT_FILE)
+
+    console.say("=== Phase 1: Creating Training Run ===")
+    record = record or lineage.start_record(run.output_dir, identity, {"recipe": {"path": recipe.path}})
+    console.say(f"✓ Created training run: {record['run_id']}")
+    rounds.run_stage(run.evaluate(0), run.output_dir)
+    console.say("=== Phase 2: Populating Rejection Buffer ===")
+    entries = populate(run, manifest, console)
+    console.say("=== Phase 3: Rejection SFT Training Loop ===")
+    trained = sum(entry["trained"] for entry in entries)
+    if not trained:
+        reason = rounds.nothing_accepted(run.directory(1) / "rollouts")
+        raise rounds.RoundError(f"nothing was accepted, so there is nothing to train on: {reason}")
+    rounds.run_stage(run.select(1), run.output_dir)
+    rounds.run_stage(run.train(1), run.output_dir)
+    stats = train_report(run, entries, console)
+    console.say("=== Phase 4: Final Evaluation ===")
+    final = run.evaluate(1)
+    rounds.run_stage(final, run.output_dir)
+    before, after = (rejection.evaluation_record(stage) for stage in (run.evaluate(0), final))
+    results = {
+        "run_id": record["run_id"], "config": {**recipe.values, "switches": sorted(switches)},
+        "training_metrics": {"initial": before, "epoch_stats": stats},
+        "evaluation_metrics": after, "buffer_size": len(entries),
+    }  # fmt: skip
+    if "--checkpoint" in switches:
+        console.say(f"  Saving checkpoint... {rejection.keep_checkpoints(run, record['run_id'])}")
+    atomic.write_json(run.output_dir / rejection.RESULTS_FILE, results)
+    rounds.finish(run, record, [{"evaluation": {"all": {"value": entry["accuracy"]}}} for entry in (before, after)])
+    console.say(f"Total: {after['total_examples']}\nCorrect: {after['correct']}\nAccuracy: {after['accuracy']:.2%}")
+    console.say(f"Before training: {before['accuracy']:.2%} → {run.output_dir / rejection.RESULTS_FILE}")
+
+
+def populate(run: rounds.Rounds, manifest: dict, console: rejection.Console) -> list[dict]:
+    """Sample and verify each question that is not in the buffer yet; the buffer's entries."""
+    from posttrain import sampling_stage
+
+    stage_recipe = run.sample(1)
+    options = read_recipe(stage_recipe.command[2:], "sample").build(SampleOptions)
+    rows = read_parquet(split_path(Path(options.dataset_name), manifest, "train"))
+    questions = draw_questions(rows, options.num_questions, options.seed)
+    stage = sampling_stage.prepare(options, questions, manifest)
+    file = RolloutFile(Path(options.output_dir), stage.settings)
+    done = file.done() if file.metrics() is None else {question.id for question in questions}
+    buffer = rejection.Buffer(run, list(file.kept()))
+    for rollout in stage.rollouts(done):
+        console.say(f"[{len(buffer.entries) + 1}/{len(questions)}] Processing example...")
+        console.say("  Generating candidates...\n  Evaluating candidates...")
+        file.keep(rollout)
+        entry = buffer.add(rollout)
+        console.say(
+            f"  Best candidate: score={entry['best_score']:.2f}, is_correct={entry['is_correct']}, "
+            f"trained={entry['trained']}"
+        )
+    if file.metrics() is None:
+        file.finish(questions)
+    return buffer.entries
+
+
+def train_report(run: rounds.Rounds, entries: list[dict], console: rejection.Console) -> list[dict]:
+    """Evaluate the checkpoint of every epoch and say what it was trained on."""
+    stats, checkpoints = [], rejection.epochs(run)
+    for epoch, checkpoint in checkpoints:
+        stage = rejection.evaluate_epoch(run, epoch, checkpoint)
+        rounds.run_stage(stage, run.output_dir)
+        stats.append(rejection.epoch_record(run, epoch, rejection.evaluation_record(stage), entries))
+        console.say(f"--- Epoch {epoch}/{len(checkpoints)} ---")
+        console.say(f"  Trained on {stats[-1]['trained_count']}/{len(entries)} examples")
+        console.say(f"  Epoch {epoch}/{len(checkpoints)} accuracy: {stats[-1]['accuracy']:.2%}")
+    return stats
+
+
+if __name__ == "__main__":
+    run_script(main)

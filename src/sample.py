@@ -1,0 +1,52 @@
+"""Verified candidates for the questions of a dataset, from one checkpoint.
+
+    python src/sample.py outputs/tiny_ei/round_1/sample.yaml
+
+The same command continues at the first question that is not whole yet. --help lists the fields; src/expert_iteration.py
+writes such a recipe for every round.
+"""
+
+import sys
+from pathlib import Path
+
+from posttrain.errors import run_script
+from posttrain.manifest import check_dataset, split_path
+from posttrain.model_source import check_model
+from posttrain.options import SampleOptions
+from posttrain.recipe import read_recipe
+from posttrain.rollouts import RolloutFile, draw_questions
+from posttrain.rows import read_parquet
+
+
+def main() -> None:
+    # 1. Everything that can be wrong is found before torch is imported.
+    options = read_recipe(sys.argv[1:], "sample").build(SampleOptions)
+    check_model(options.model_name_or_path)
+    dataset, output_dir = Path(options.dataset_name), Path(options.output_dir)
+    manifest = check_dataset(dataset)
+    rows = read_parquet(split_path(dataset, manifest, "train"))
+    questions = draw_questions(rows, options.num_questions, options.seed)
+
+    from tqdm import tqdm
+
+    from posttrain import sampling_stage
+    from posttrain.lineage import lock
+
+    # 2. One question after another, each kept as soon as all its candidates are verified.
+    stage = sampling_stage.prepare(options, questions, manifest)
+    lock(output_dir)
+    file = RolloutFile(output_dir, stage.settings)
+    metrics = file.metrics()
+    if metrics is None:
+        done = file.done()
+        for rollout in tqdm(stage.rollouts(done), total=len(questions), initial=len(done), desc="questions"):
+            file.keep(rollout)
+        metrics = file.finish(questions)
+    print(
+        f"{output_dir}: {metrics['solved']} of {metrics['questions']} questions solved, "
+        f"{metrics['correct_rate']:.1%} of {metrics['candidates']} candidates correct"
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

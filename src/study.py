@@ -1,0 +1,34 @@
+"""A grid over any fields of a recipe: every cell a normal run, then one report.
+
+    POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml python src/study.py studies/tiny_scaling.yaml
+    … python src/study.py studies/gsm8k_scaling.yaml --gpus 0,1,2,3          # one cell per GPU at a time
+
+Each run and evaluation is a command that is printed and can be run by hand. The same command goes on where it stopped.
+"""
+
+import argparse
+from pathlib import Path
+
+from posttrain.errors import check_writable, run_script
+from posttrain.lineage import lock
+from posttrain.study import read_study, run_study
+from posttrain.study_report import write_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="file of studies/")
+    parser.add_argument("--gpus", default="", help="CUDA devices, separated by commas; each takes one cell at a time")
+    parser.add_argument("--report-only", action="store_true", help="rewrite the report of a finished study")
+    arguments = parser.parse_args()
+    study = read_study(arguments.study)
+    output_dir = Path(study.output_dir)
+    check_writable(output_dir)
+    if not arguments.report_only:
+        lock(output_dir)
+        run_study(study, [gpu for gpu in arguments.gpus.split(",") if gpu])
+    print(f"{write_report(study, output_dir / 'report')}→ {output_dir / 'report'}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,104 @@
+"""Studies: the cells of a grid, faults before anything runs, and a small study end to end."""
+
+import json
+
+import pytest
+import yaml
+from conftest import REPOSITORY, run_script
+
+from posttrain.errors import PosttrainError
+from posttrain.manifest import Source, write_dataset
+from posttrain.rows import chat_row, read_parquet
+from posttrain.study import cell_name, read_study, train_command
+from posttrain.study_report import neighbours
+
+STUDIES = sorted((REPOSITORY / "studies").glob("*.yaml"))
+TINY = {
+    "recipe": "recipes/tiny_sft.yaml",
+    "grid": {"num_train_examples": [8, 16], "append_eos": [True, False]},
+    "eval_recipe": "recipes/tiny_eval.yaml",
+    "output_dir": "outputs/x",
+}
+
+
+def write(path, **changes):
+    path.write_text(yaml.safe_dump({**TINY, **changes}, sort_keys=False))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("POSTTRAIN_ACCELERATE_CONFIG", "accelerate_configs/cpu.yaml")
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+def test_every_study_has_only_good_cells(path):
+    study = read_study(path)
+    assert f"studies/{path.name}" in path.read_text()
+    assert all(study.recipe in train_command(study, name) for name in study.cells())
+
+
+def test_a_grid_has_every_combination_and_neighbours_differ_in_one_place(tmp_path):
+    study = read_study(write(tmp_path / "s.yaml"))
+    names = list(study.cells())
+    assert names[0] == cell_name({"num_train_examples": 8, "append_eos": True}) and len(names) == 4
+    assert set(neighbours(study)) == {
+        (names[0], names[1]),
+        (names[0], names[2]),
+        (names[1], names[3]),
+        (names[2], names[3]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"grid": {"learning_rat": [1.0]}}, "did you mean learning_rate"),
+        ({"grid": {"learning_rate": 1.0}}, "expected a field with a list"),
+        ({"grid": {"seed": [1, 1]}}, "two cells have one name"),
+        ({"cells": 3}, "a study has the keys"),
+        ({"eval_override": {"benchmark": "x"}}, "did you mean benchmarks"),
+        ({"recipe": "recipes/nothing.yaml"}, "No such file"),
+    ],
+)
+def test_a_faulty_study_is_refused_before_a_cell_runs(tmp_path, changes, said):
+    with pytest.raises((PosttrainError, OSError), match=said):
+        read_study(write(tmp_path / "s.yaml", **changes))
+
+
+def test_a_dirty_share_changes_answers_and_nothing_else(tmp_path):
+    rows = [chat_row(f"What is {i}?", f"It is \\boxed{{{i}}}.", str(i), "test") for i in range(20)]
+    write_dataset(tmp_path / "clean", {"train": rows, "test": rows[:3]}, Source("test", "none"), None, {}, None)
+    done = run_script("data_prep/dirty.py", tmp_path / "clean", "--share", 0.25, "--out", tmp_path / "dirty")
+    assert done.returncode == 0, done.stderr
+    clean, dirty = (read_parquet(tmp_path / name / "train.parquet") for name in ("clean", "dirty"))
+    texts = [(a["completion"][0]["content"], b["completion"][0]["content"]) for a, b in zip(clean, dirty, strict=True)]
+    assert sum(a != b for a, b in texts) == 5
+    assert [row["answer"] for row in dirty] == [row["answer"] for row in clean]
+    assert read_parquet(tmp_path / "dirty/test.parquet") == read_parquet(tmp_path / "clean/test.parquet")
+
+
+@pytest.mark.slow
+def test_a_study_ends_in_one_report_and_goes_on_where_it_stopped(tiny_data, tmp_path):
+    study = write(
+        tmp_path / "s.yaml",
+        grid={"num_train_examples": [16, 400]},
+        override={
+            "dataset_name": str(tiny_data / "tiny_math"), "max_steps": 40, "eval_strategy": "no",
+            "sample_generations": 0,
+        },
+        eval_override={"data_dir": str(tiny_data), "benchmarks": "tiny_1step,tiny_2step"},
+        output_dir=str(tmp_path / "out"),
+    )  # fmt: skip
+    done = run_script("src/study.py", study)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((tmp_path / "out/report/study.json").read_text())
+    first, second = report["cells"].values()
+    assert first["points"]["0"] == second["points"]["0"] and first["points"]["0"]["accuracy"] < 0.05
+    assert second["points"]["40"]["format_accuracy"] > first["points"]["0"]["format_accuracy"]
+    assert first["cost"]["steps"] == 40 and len(report["differences"]) == 3
+    assert (tmp_path / "out/report/curves.png").stat().st_size > 10_000
+    again = run_script("src/study.py", study)
+    assert again.returncode == 0 and "$ " not in again.stdout
+    assert json.loads((tmp_path / "out/report/study.json").read_text()) == report
