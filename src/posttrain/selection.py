@@ -114,9 +114,15 @@ def decide(table: Table, limits: Limits, parts: list[Path]) -> np.ndarray:
     code[sound[1:][table.key[sound][1:] == table.key[sound][:-1]]] = CODES["duplicate"]
     if limits.near_threshold is not None:
         sound = np.flatnonzero(code == KEPT)
-        with tempfile.TemporaryFile() as file:
-            signed = _signatures(table, sound, parts, file)
-            code[sound[near_duplicates(signed, limits.near_threshold)]] = CODES["near_duplicate"]
+        try:
+            with tempfile.TemporaryFile(dir=parts[0].parent) as file:
+                signed = _signatures(table, sound, parts, file)
+                code[sound[near_duplicates(signed, limits.near_threshold)]] = CODES["near_duplicate"]
+        except OSError as error:
+            raise PosttrainError(
+                f"{parts[0].parent}: a file of signatures could not be written ({error}); free space and start the "
+                f"command again: it continues"
+            ) from error
     _choose(table, limits)
     return _split(table, limits)
 
