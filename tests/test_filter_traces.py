@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY, run_script, script_environment
 
 SCRIPT = "data_prep/filter_traces.py"
 TOKENIZER = REPOSITORY / "assets/tiny_init"
@@ -214,6 +217,16 @@ def test_what_cannot_be_done_says_why_and_keeps_what_was_complete(mixed, tmp_pat
     error = refused(tmp_path / "a.csv", *CHAT)
     assert "a.csv:2: no known pair of question and response among the columns question, gold" in error
     assert "no row is left to train on" in error
+    # A disk that takes no more: bash's limit on the size of a file gives the same error.
+    command = [sys.executable, SCRIPT, mixed, *CHAT, "--max-tokens", 512, "--out", tmp_path / "full", "--processes", 1]
+    script = f"ulimit -f 8; exec {shlex.join(map(str, command))}"
+    full = subprocess.run(
+        ["bash", "-c", script], cwd=REPOSITORY, env=script_environment(), capture_output=True, text=True
+    )
+    assert full.returncode == 2
+    assert "could not be written" in full.stderr
+    assert "it continues" in full.stderr
+    assert not list(tmp_path.rglob("*.tmp"))
     missing = ("--tokenizer", TOKENIZER, "--eos-token", "<|im_end|>", "--data-dir", tmp_path)
     assert "missing; benchmark gsm8k is written by" in refused(mixed, *missing)
     assert not (tmp_path / "out/manifest.json").exists()

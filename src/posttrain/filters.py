@@ -64,10 +64,11 @@ def unfinished(response: str, require_think: bool) -> bool:
 def answer_reasons(golds: list[str | None], completions: list[str], grader: Grader) -> list[str | None]:
     """Per row the reason its answer is no good, or None where it equals the gold one."""
     known = [gold if gold is not None else "" for gold in golds]
-    stopped = [False] * len(known)
-    themselves = grader.grade(known, [f"\\boxed{{{gold}}}" for gold in known], stopped)
-    grades = grader.grade(known, completions, stopped)
-    return [_answer_reason(own.verdict, grade.verdict) for own, grade in zip(themselves, grades, strict=True)]
+    distinct = sorted(set(known))
+    boxed = [f"\\boxed{{{gold}}}" for gold in distinct]
+    themselves = dict(zip(distinct, grader.grade(distinct, boxed, [False] * len(distinct)), strict=True))
+    grades = grader.grade(known, completions, [False] * len(known))
+    return [_answer_reason(themselves[gold].verdict, grade.verdict) for gold, grade in zip(known, grades, strict=True)]
 
 
 def _answer_reason(gold_itself: Verdict, verdict: Verdict) -> str | None:

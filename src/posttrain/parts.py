@@ -258,7 +258,13 @@ def write_part(table: pa.Table, path: Path) -> None:
     """A part, whole or not at all."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="lz4", row_group_size=ROWS_PER_GROUP)
-    atomic.write_bytes(path, sink.getvalue().to_pybytes())
+    try:
+        atomic.write_bytes(path, sink.getvalue().to_pybytes())
+    except OSError as error:
+        raise PosttrainError(
+            f"{path}: could not be written ({error}); free space, or name another --work-dir, and start the command "
+            f"again: it continues"
+        ) from error
 
 
 def _printable(text: str) -> str:

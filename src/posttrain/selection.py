@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from posttrain.duplicates import ENTRIES, near_duplicates
+from posttrain.errors import PosttrainError
 from posttrain.filters import REASONS
 from posttrain.manifest import HISTOGRAM_STEP
 from posttrain.prepared import KEY, SUFFIX
@@ -28,9 +29,10 @@ from posttrain.rows import ROW_SCHEMA
 NARROW = ["id", "n_tokens", "n_prompt", "source", "reason", "question", "tie", "rate", "touches"]
 CODES = {reason: code for code, reason in enumerate(REASONS)}
 KEPT = -1
-RANGE_BYTES = 64 * 2**20  # of input lines behind the rows in memory at once
+RANGE_BYTES = 16 * 2**20  # of input lines behind the rows in memory at once
 ROWS_PER_GROUP = 1024
 DROPPED_SCHEMA = pa.schema([*ROW_SCHEMA, ("reason", pa.string()), ("detail", pa.string())])
+WIDE = [*DROPPED_SCHEMA.names, "row", "input_ids", "n_prompt"]
 SPLITS = ("train", "validation")
 
 
@@ -112,9 +114,15 @@ def decide(table: Table, limits: Limits, parts: list[Path]) -> np.ndarray:
     code[sound[1:][table.key[sound][1:] == table.key[sound][:-1]]] = CODES["duplicate"]
     if limits.near_threshold is not None:
         sound = np.flatnonzero(code == KEPT)
-        with tempfile.TemporaryFile() as file:
-            signed = _signatures(table, sound, parts, file)
-            code[sound[near_duplicates(signed, limits.near_threshold)]] = CODES["near_duplicate"]
+        try:
+            with tempfile.TemporaryFile(dir=parts[0].parent) as file:
+                signed = _signatures(table, sound, parts, file)
+                code[sound[near_duplicates(signed, limits.near_threshold)]] = CODES["near_duplicate"]
+        except OSError as error:
+            raise PosttrainError(
+                f"{parts[0].parent}: a file of signatures could not be written ({error}); free space and start the "
+                f"command again: it continues"
+            ) from error
     _choose(table, limits)
     return _split(table, limits)
 
@@ -210,6 +218,10 @@ def write_files(
                 )
         for writer in writers.values():
             writer.close()
+    except OSError as error:
+        raise PosttrainError(
+            f"{directory}: could not be written ({error}); free space and start the command again: it continues"
+        ) from error
     finally:
         for writer in writers.values():
             writer.abandon()
@@ -227,7 +239,7 @@ def _ranges(parts: list[Path], read_bytes: int, table: Table) -> Iterator[tuple[
         places = np.arange(first, last)
         tables, offsets, total = [], np.zeros(len(parts), dtype=np.int64), 0
         for index, path in enumerate(parts):
-            rows = pq.read_table(path, filters=above)
+            rows = pq.read_table(path, columns=WIDE, filters=above)
             offsets[index] = total - (rows["row"][0].as_py() if len(rows) else 0)  # rows of a range are consecutive
             total += len(rows)
             tables.append(rows)
