@@ -27,8 +27,7 @@ demo: install
 	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model assets/tiny_base --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_base
 	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/sft.py recipes/tiny_sft.yaml --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_sft
 	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_sft/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_sft
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/sft.py recipes/tiny_sft.yaml --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_sft_early --learning_rate 7e-4 --eval_strategy no --sample_generations 0
-	POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python src/expert_iteration.py recipes/tiny_ei.yaml --num_rounds 1 --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_math --data_dir $(DEMO)/data --output_dir $(DEMO)/outputs/tiny_ei
+	POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python src/expert_iteration.py recipes/tiny_ei.yaml --num_rounds 1 --model_name_or_path $(DEMO)/outputs/tiny_sft/checkpoint-100 --dataset_name $(DEMO)/data/tiny_math --data_dir $(DEMO)/data --output_dir $(DEMO)/outputs/tiny_ei
 	$(BIN)/python src/report.py $(DEMO)/evals/tiny_base $(DEMO)/evals/tiny_sft --runs $(DEMO)/outputs/tiny_sft --out $(DEMO)/reports/tiny
 
 test: install
