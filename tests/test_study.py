@@ -85,7 +85,7 @@ def test_a_study_ends_in_one_report_and_goes_on_where_it_stopped(tiny_data, tmp_
         tmp_path / "s.yaml",
         grid={"num_train_examples": [16, 400]},
         override={
-            "dataset_name": str(tiny_data / "tiny_math"), "max_steps": 40, "eval_strategy": "no",
+            "dataset_name": str(tiny_data / "tiny_math"), "max_steps": 100, "eval_strategy": "no",
             "sample_generations": 0,
         },
         eval_override={"data_dir": str(tiny_data), "benchmarks": "tiny_1step,tiny_2step"},
@@ -96,8 +96,8 @@ def test_a_study_ends_in_one_report_and_goes_on_where_it_stopped(tiny_data, tmp_
     report = json.loads((tmp_path / "out/report/study.json").read_text())
     first, second = report["cells"].values()
     assert first["points"]["0"] == second["points"]["0"] and first["points"]["0"]["accuracy"] < 0.05
-    assert second["points"]["40"]["format_accuracy"] > first["points"]["0"]["format_accuracy"]
-    assert first["cost"]["steps"] == 40 and len(report["differences"]) == 3
+    assert second["points"]["100"]["format_accuracy"] > first["points"]["0"]["format_accuracy"]
+    assert first["cost"]["steps"] == 100 and len(report["differences"]) == 3
     assert (tmp_path / "out/report/curves.png").stat().st_size > 10_000
     again = run_script("src/study.py", study)
     assert again.returncode == 0 and "$ " not in again.stdout

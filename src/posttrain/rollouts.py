@@ -11,8 +11,10 @@ from typing import Any
 from posttrain import atomic
 from posttrain.errors import PosttrainError
 from posttrain.grading import Grader, Verdict
-from posttrain.results import METRICS_FILE, SETTINGS_FILE, Sample, pass_at_ks
+from posttrain.metrics import pass_at_k
+from posttrain.results import METRICS_FILE, SETTINGS_FILE, Sample
 from posttrain.rows import by_content, row_id
+from posttrain.scoring import at_ks
 
 PARTIAL_FILE = "rollouts.partial.jsonl"
 ROLLOUTS_FILE = "rollouts.jsonl"
@@ -200,7 +202,7 @@ def summarise(rollouts: Iterable[Rollout]) -> dict[str, Any]:
         "counts": {verdict.value: verdicts[verdict] for verdict in Verdict},
         "correct_rate": verdicts[Verdict.CORRECT] / n if n else 0.0,
         "truncation_rate": cut_off / n if n else 0.0,
-        "pass_at_k": pass_at_ks(outcomes) if outcomes else {},
+        "pass_at_k": at_ks(outcomes, lambda x, k: pass_at_k(len(x), sum(x), k)) if outcomes else {},
         "tokens": tokens,
         "tokens_per_candidate": tokens / n if n else 0.0,
         **{name: total / measured if measured else None for name, total in weighted.items()},
