@@ -2,8 +2,8 @@
 
     make bench-eval
 
-Greedy, one thread, the same prompts and the same end for each; every completion must be the same token for token. Printed:
-useful tokens per CPU second of each in interleaved rounds, and their ratio.
+Greedy, one thread, the same prompts and the same end for each; every completion must be the same token for token.
+Printed: useful tokens per CPU second of each in interleaved rounds, and their ratio.
 """
 
 import argparse
