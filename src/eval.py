@@ -27,39 +27,40 @@ def main() -> None:
     from tqdm import tqdm
 
     from posttrain import evaluation, results
-    from posttrain.graded import grade_samples
+    from posttrain.graded import GradeAhead, grade_samples
     from posttrain.lineage import lock
     from posttrain.prompts import declared_prompt, prompt_hash
     from posttrain.published_graders import make_grader
-    from posttrain.sampling import Decoding, HfSampler
+    from posttrain.sampling import Decoding
 
-    # 2. One load for all benchmarks.
-    model, tokenizer = evaluation.load_checkpoint(options)
-    prompt = evaluation.choose_prompt(options, tokenizer)
+    # 2. Everything about the questions is known before weights are loaded, once for all benchmarks.
+    checkpoint = evaluation.read_checkpoint(options.model)
+    prompt = evaluation.choose_prompt(options, checkpoint.tokenizer)
     asked = declared_prompt(prompt)
-    sampler = HfSampler(model, tokenizer, options.batch_size)
-    stops = evaluation.stop_ids(model, tokenizer)
+    questions = [evaluation.render_questions(b, prompt, checkpoint, options.max_new_tokens) for b in benchmarks]
+    stops = evaluation.stop_ids(checkpoint)
     decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops, asked.stop)
-    checkpoint = evaluation.describe_checkpoint(model, options)
-    positions = model.config.get_text_config().max_position_embeddings
+    described = evaluation.describe_checkpoint(checkpoint)
+    sampler = evaluation.make_sampler(checkpoint, options)
 
     # 3. Each benchmark: what is finished stays, what is not is done whole.
     finished = []
-    for benchmark in benchmarks:
-        texts, ids = evaluation.render_questions(benchmark, prompt, tokenizer, options.max_new_tokens, positions)
+    for benchmark, (texts, ids) in zip(benchmarks, questions, strict=True):
         named = {"name": prompt, "hash": prompt_hash(texts[0]), "form": asked.form}
-        settings = evaluation.evaluation_settings(benchmark, checkpoint, named, decoding, options, sampler)
+        settings = evaluation.evaluation_settings(benchmark, described, named, decoding, options, sampler)
         lock(output_dir / benchmark.name)
         result = results.Result(output_dir / benchmark.name, settings)
         metrics = result.metrics()
         if metrics is None:
             samples, prompts = result.sampled(), ids * options.num_samples
             progress = tqdm(total=len(prompts), initial=len(samples), desc=benchmark.name)
-            for sample in sampler.sample(prompts, decoding, done={sample.index for sample in samples}):
-                samples.append(sample)
-                result.keep(sample)
-                progress.update()
-            with make_grader(options.grader, asked.form) as grader:
+            with make_grader(options.grader, asked.form) as grader, GradeAhead(grader, benchmark.rows) as ahead:
+                for sample in sampler.sample(prompts, decoding, done={sample.index for sample in samples}):
+                    samples.append(sample)
+                    result.keep(sample)
+                    ahead.submit(sample)
+                    progress.update()
+                ahead.finish()
                 metrics = result.finish(grade_samples(benchmark.rows, texts, samples, grader, prompt))
         finished.append(metrics)
     print(f"{options.model}, prompt {prompt}, grader {options.grader}:\n{results.table(finished)}\n→ {output_dir}")

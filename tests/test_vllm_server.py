@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import requests
-from conftest import REPOSITORY, record, script_environment
+from conftest import REPOSITORY, record, run_script, script_environment
 
 PYTHON = Path(os.environ.get("POSTTRAIN_VLLM_PYTHON", REPOSITORY / ".venv-vllm/bin/python"))
 pytestmark = [
@@ -52,7 +53,7 @@ def server(model: Path, port: int, log: Path) -> Iterator[subprocess.Popen[bytes
     """`make serve`, ended with every process it started."""
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [PYTHON, "src/serve.py", *overrides(model, port, vllm_max_model_length=256)], cwd=REPOSITORY,
+            [PYTHON, "src/serve.py", *overrides(model, port, vllm_max_model_length=768)], cwd=REPOSITORY,
             env=script_environment(), stdout=file, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
@@ -82,6 +83,43 @@ def port(early_sft, tmp_path_factory) -> Iterator[int]:
     number = free_port()
     with server(early_sft, number, tmp_path_factory.mktemp("server") / "log"):
         yield number
+
+
+def evaluate(model: Path, data: Path, out: Path, *changes: object) -> subprocess.CompletedProcess[str]:
+    return run_script(
+        "src/eval.py", "recipes/tiny_eval.yaml", "--model", model, "--data_dir", data, "--output_dir", out,
+        "--benchmarks", "tiny_1step,tiny_4step,gsm8k", "--limit", 200, *changes,
+    )  # fmt: skip
+
+
+def answers(out: Path, benchmark: str) -> list[tuple[Any, ...]]:
+    lines = (out / benchmark / "samples.jsonl").read_text().splitlines()
+    return [tuple(json.loads(line)[key] for key in ("id", "verdict", "completion", "tokens")) for line in lines]
+
+
+def test_a_server_gives_the_verdicts_of_transformers(port, early_sft, whole_tiny_data, shared_data, tmp_path):
+    """Greedy, item by item, on two tiny sets and 200 real questions; first, as later tests send other weights."""
+    local = [part for name in ("train", "test") for part in (f"--{name}", shared_data / f"gsm8k/{name}.jsonl")]
+    prepared = run_script("data_prep/gsm8k.py", *local, "--out", whole_tiny_data / "gsm8k")
+    assert prepared.returncode == 0, prepared.stderr
+    here = evaluate(early_sft, whole_tiny_data, tmp_path / "here")
+    there = evaluate(early_sft, whole_tiny_data, tmp_path / "there", "--server", f"http://127.0.0.1:{port}")
+    assert here.returncode == there.returncode == 0, here.stderr + there.stderr
+    for benchmark in ("tiny_1step", "tiny_4step", "gsm8k"):
+        ours, theirs = answers(tmp_path / "here", benchmark), answers(tmp_path / "there", benchmark)
+        assert len(ours) == 200
+        assert [item[:2] for item in ours] == [item[:2] for item in theirs], benchmark
+        assert sum(a == b for a, b in zip(ours, theirs, strict=True)) >= 198  # float32 sums in another order
+    settings = json.loads((tmp_path / "there/gsm8k/metrics.json").read_text())
+    assert settings["backend"]["name"] == "openai_server"
+
+
+def test_a_server_of_another_model_is_refused(port, whole_tiny_data, tmp_path):
+    done = evaluate(
+        REPOSITORY / "assets/tiny_base", whole_tiny_data, tmp_path / "o", "--server", f"http://127.0.0.1:{port}"
+    )
+    assert done.returncode == 2
+    assert "start a server of that model" in done.stderr and "Traceback" not in done.stderr
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
@@ -152,7 +190,7 @@ def test_a_server_that_is_not_the_recipes_is_refused(port, early_sft, whole_tiny
     base = REPOSITORY / "assets/tiny_base"
     cases = [
         (overrides(base, port, eos_token="<|im_end|>"), f"serves {early_sft}, the recipe trains {base}"),
-        (overrides(early_sft, port, max_completion_length=250), "takes 256 tokens, prompt and completion may have"),
+        (overrides(early_sft, port, max_completion_length=900), "takes 768 tokens, prompt and completion may have"),
         (overrides(early_sft, free_port(), vllm_server_timeout=1), "no vLLM server after 1 s; start it: make serve"),
     ]
     for command, expected in cases:
@@ -181,8 +219,34 @@ def test_a_server_that_dies_costs_nothing(early_sft, whole_tiny_data, tmp_path):
         _, errors = trainer.communicate(timeout=300)
     assert trainer.returncode == 2, errors[-3000:]
     assert "the vLLM server failed" in errors and "goes on from checkpoint-" in errors
-    with server(early_sft, number, tmp_path / "second"):
+    with server(early_sft, number, tmp_path / "second") as process:
         done = grpo(*command)
+        evaluation_loses_its_server(early_sft, whole_tiny_data, tmp_path / "evals", number, process)
     assert done.returncode == 0, done.stderr[-3000:]
     assert record(tmp_path / "run")["sessions"][-1]["resumed_from"].startswith("checkpoint-")
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 9))
+
+
+def evaluation_loses_its_server(
+    model: Path, data: Path, out: Path, number: int, process: subprocess.Popen[bytes]
+) -> None:
+    """An evaluation whose server is killed keeps its samples and says what to do."""
+    command = [
+        "src/eval.py", "recipes/tiny_eval.yaml", "--model", model, "--data_dir", data, "--output_dir", out,
+        "--benchmarks", "tiny_1step", "--batch_size", 2, "--server", f"http://127.0.0.1:{number}",
+    ]  # fmt: skip
+    evaluation = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=REPOSITORY,
+        env=script_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    partial = out / "tiny_1step/samples.partial.jsonl"
+    while evaluation.poll() is None and not (partial.exists() and partial.read_text().count("\n") >= 5):
+        time.sleep(0.01)
+    end(process)
+    _, errors = evaluation.communicate(timeout=120)
+    assert evaluation.returncode == 2, errors
+    assert "what was sampled is kept" in errors and "Traceback" not in errors
+    assert partial.read_text().count("\n") >= 5

@@ -1,10 +1,21 @@
 """One checkpoint on one benchmark: ask as trained, sample, grade, count."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from posttrain import atomic, grading, lineage
 from posttrain.benchmarks import Benchmark
@@ -13,20 +24,55 @@ from posttrain.options import EvalOptions
 from posttrain.prompts import render_prompt
 from posttrain.results import SCHEMA_VERSION
 from posttrain.rope import rope_of
-from posttrain.sampling import Decoding, Sampler
+from posttrain.sampling import Decoding, HfSampler, Sampler
+from posttrain.server_sampler import ServerSampler
 
 QWEN_ENDS = ("<|im_end|>", "<|endoftext|>")
 
 
-def load_checkpoint(options: EvalOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Weights and tokenizer of a directory (an adapter too) or of the hub; never code, never pickle."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known of a checkpoint before its weights are loaded; for an adapter, its base's configuration."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    config: PretrainedConfig
+    generation_config: GenerationConfig
+
+    @property
+    def positions(self) -> int:
+        return self.config.get_text_config().max_position_embeddings
+
+
+def read_checkpoint(name: str) -> Checkpoint:
+    """Tokenizer and configuration of a directory or of the hub; raises PosttrainError where no end token is named."""
+    adapter = Path(name) / "adapter_config.json"
+    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.is_file() else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        config = AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise PosttrainError(f"{name}: no tokenizer or configuration: {' '.join(str(error).split())[:300]}") from error
+    try:
+        generation = GenerationConfig.from_pretrained(base)
+    except OSError:  # a checkpoint may have none
+        generation = GenerationConfig.from_model_config(config)
+    checkpoint = Checkpoint(name, tokenizer, config, generation)
+    if not stop_ids(checkpoint):
+        raise PosttrainError(f"{name}: neither tokenizer nor generation_config.json names an end token; add eos_token")
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype, use_safetensors=True)
-    return model.to(device), tokenizer
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(stop_ids(checkpoint)[0])
+    return checkpoint
+
+
+def load_model(name: str, dtype: str) -> PreTrainedModel:
+    """Weights of a directory (an adapter too) or of the hub; never code, never pickle."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = "auto" if dtype == "auto" else getattr(torch, dtype)
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, dtype=kind, use_safetensors=True).to(device)
+    except SafetensorError as error:
+        raise PosttrainError(f"{name}: the weights cannot be read ({error}); copy or save them again") from error
 
 
 def choose_prompt(options: EvalOptions, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -39,28 +85,35 @@ def choose_prompt(options: EvalOptions, tokenizer: PreTrainedTokenizerBase) -> s
     return "chat" if tokenizer.chat_template else "question_only"
 
 
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def stop_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
     """Tokens that end a completion: those of the generation config, which training sets, and the tokenizer's own.
 
     Also Qwen's two ends, where the tokenizer has them: a base model lists one, writes the other, and would run on into
     a question of its own, whose box would then be the last.
     """
-    configured = model.generation_config.eos_token_id
+    configured, tokenizer = checkpoint.generation_config.eos_token_id, checkpoint.tokenizer
     ids = configured if isinstance(configured, list) else [configured]
     known = tokenizer.get_added_vocab()
     return tuple(sorted({i for i in (*ids, tokenizer.eos_token_id, *map(known.get, QWEN_ENDS)) if i is not None}))
 
 
-def describe_checkpoint(model: PreTrainedModel, options: EvalOptions) -> dict[str, Any]:
+def make_sampler(checkpoint: Checkpoint, options: EvalOptions) -> Sampler:
+    """The server that the recipe names, or the checkpoint's weights in this process."""
+    if options.server:
+        return ServerSampler(options.server, checkpoint.name, checkpoint.tokenizer, options.batch_size)
+    return HfSampler(load_model(checkpoint.name, options.dtype), checkpoint.tokenizer, options.batch_size)
+
+
+def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """What was evaluated: path, run, digest of the weights, rotary base in force."""
-    record = lineage.read_lineage(options.model)
-    files = sorted(Path(options.model).glob("*.safetensors"))
+    record = lineage.read_lineage(checkpoint.name)
+    files = sorted(Path(checkpoint.name).glob("*.safetensors"))
     return {
-        "name": options.model,
-        "revision": getattr(model.config, "_commit_hash", None),
+        "name": checkpoint.name,
+        "revision": getattr(checkpoint.config, "_commit_hash", None),
         "run_id": record["run_id"] if record else None,
         "weights_sha256": {path.name: atomic.sha256_file(path) for path in files},
-        "rope": rope_of(model.config.get_text_config()),
+        "rope": rope_of(checkpoint.config.get_text_config()),
     }
 
 
@@ -89,12 +142,13 @@ def evaluation_settings(
 
 
 def render_questions(
-    benchmark: Benchmark, prompt: str, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, positions: int
+    benchmark: Benchmark, prompt: str, checkpoint: Checkpoint, max_new_tokens: int
 ) -> tuple[list[str], list[list[int]]]:
     """Prompts as text and as ids; raises where a prompt and its completion would not fit the model's positions."""
-    texts = [render_prompt(prompt, row["prompt"], tokenizer) for row in benchmark.rows]
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    texts = [render_prompt(prompt, row["prompt"], checkpoint.tokenizer) for row in benchmark.rows]
+    ids = checkpoint.tokenizer(texts, add_special_tokens=False)["input_ids"]
     longest = max(map(len, ids))
+    positions = checkpoint.positions
     if longest + max_new_tokens > positions:
         raise PosttrainError(
             f"{benchmark.name}: the longest prompt has {longest} tokens and max_new_tokens is {max_new_tokens}, but "

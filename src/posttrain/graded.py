@@ -1,6 +1,7 @@
 """Samples with their grades: the lines of samples.jsonl, from which every figure of metrics.json can be made again."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from posttrain.forms import in_form, in_published_form
@@ -62,3 +63,25 @@ def vote(grader: Grader, questions: Sequence[int], grades: Sequence[Grade]) -> l
         for place, number in zip(places, found, strict=True):
             votes[place] = number
     return votes
+
+
+class GradeAhead:
+    """Grades samples in a thread while others are still being generated; the grader remembers what needed algebra."""
+
+    def __init__(self, grader: Grader, rows: list[dict[str, Any]]) -> None:
+        self.grader, self.rows = grader, rows
+        self.thread = ThreadPoolExecutor(max_workers=1)
+
+    def __enter__(self) -> "GradeAhead":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.shutdown(cancel_futures=True)
+
+    def submit(self, sample: Sample) -> None:
+        gold = self.rows[sample.index % len(self.rows)]["answer"]
+        self.thread.submit(self.grader.grade, [gold], [sample.text], [sample.finish_reason == "length"])
+
+    def finish(self) -> None:
+        """Wait until all are graded."""
+        self.thread.shutdown()

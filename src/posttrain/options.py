@@ -133,6 +133,10 @@ class EvalOptions:
     dtype: str = field(
         default="auto", metadata={"help": "Weights' type.", "choices": ["auto", "float32", "bfloat16", "float16"]}
     )
+    server: str | None = field(
+        default=None,
+        metadata={"help": "URL of an OpenAI-compatible server that serves `model`, such as http://127.0.0.1:8000."},
+    )
     data_dir: str = field(default="data", metadata={"help": "Where data_prep scripts wrote the benchmarks."})
     output_dir: str | None = field(
         default=None, metadata={"help": "Directory for <benchmark>/samples.jsonl; null is evals/<name of the model>."}

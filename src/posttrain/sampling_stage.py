@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain import evaluation, grading, likelihood, lineage
 from posttrain.errors import PosttrainError
 from posttrain.grading import Grader
-from posttrain.options import EvalOptions, SampleOptions
+from posttrain.options import SampleOptions
 from posttrain.prompts import render_prompt
 from posttrain.results import Sample
 from posttrain.rollouts import Question, Rollout, verify
@@ -58,23 +58,24 @@ class SamplingStage:
 
 def prepare(options: SampleOptions, questions: list[Question], manifest: dict[str, Any]) -> SamplingStage:
     """Load the checkpoint and render the questions; raises where a prompt and a candidate would not fit the model."""
-    loading = EvalOptions("eval", options.model_name_or_path, "", options.max_new_tokens, options.seed)
-    model, tokenizer = evaluation.load_checkpoint(loading)
+    checkpoint = evaluation.read_checkpoint(options.model_name_or_path)
+    tokenizer = checkpoint.tokenizer
     texts = [render_prompt(options.prompt, question.prompt, tokenizer) for question in questions]
     prompts = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    longest, positions = max(map(len, prompts)), model.config.get_text_config().max_position_embeddings
+    longest, positions = max(map(len, prompts)), checkpoint.positions
     if longest + options.max_new_tokens > positions:
         raise PosttrainError(
             f"{options.dataset_name}: the longest prompt has {longest} tokens and max_new_tokens is "
             f"{options.max_new_tokens}, but the model's max_position_embeddings is {positions}; lower max_new_tokens"
         )
+    model = evaluation.load_model(checkpoint.name, "auto")
     sampler = HfSampler(model, tokenizer, options.batch_size)
-    stops = evaluation.stop_ids(model, tokenizer)
+    stops = evaluation.stop_ids(checkpoint)
     decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops)
     settings = {
         "dataset": {"path": options.dataset_name, "files": lineage.digest(manifest["files"])},
         "questions": lineage.digest([question.id for question in questions]),
-        "checkpoint": evaluation.describe_checkpoint(model, loading),
+        "checkpoint": evaluation.describe_checkpoint(checkpoint),
         "prompt": options.prompt,
         "decoding": {**decoding.as_record(), "num_candidates": options.num_candidates},
         "grader": {"name": "posttrain", "version": grading.VERSION},
