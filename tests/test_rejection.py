@@ -16,10 +16,11 @@ def test_the_guides_flags_become_fields():
 
 
 @pytest.mark.slow
-def test_the_walk_through(tiny_data, tmp_path):
-    early, out = tmp_path / "early", tmp_path / "out"
+def test_the_walk_through(tmp_path):
+    data, early, out = tmp_path / "data", tmp_path / "early", tmp_path / "out"
+    assert run_script("data_prep/tiny_math.py", "--out", data).returncode == 0
     done = launch(
-        "accelerate_configs/cpu.yaml", "src/sft.py", "recipes/tiny_sft.yaml", "--dataset_name", tiny_data / "tiny_math",
+        "accelerate_configs/cpu.yaml", "src/sft.py", "recipes/tiny_sft.yaml", "--dataset_name", data / "tiny_math",
         "--output_dir", early, "--eval_strategy", "no", "--sample_generations", 0,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -27,7 +28,7 @@ def test_the_walk_through(tiny_data, tmp_path):
         "src/rejection_sft.py", "recipes/qwen2_0.5b_gsm8k_rejection_lora.yaml", "--max-samples", 8,
         "--num-candidates", 2, "--epochs", 1, "--eval-size", 10, "--checkpoint", "--output-dir", out,
         "--model_name_or_path", early / "final",
-        "--dataset_name", tiny_data / "tiny_math", "--data_dir", tiny_data, "--benchmarks", "tiny_1step",
+        "--dataset_name", data / "tiny_math", "--data_dir", data, "--benchmarks", "tiny_1step",
         "--max_new_tokens", 72, "--max_length", 256, "--temperature", 0.5,
     ]  # fmt: skip
     done = run_script(*command)
