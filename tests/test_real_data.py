@@ -138,3 +138,24 @@ def test_the_main_command_on_real_data(gsm8k, small_qwen, tmp_path):
     assert metrics["n"] == sum(metrics["counts"].values()) == 1319
     assert metrics["prompt"]["name"] == "r1_zero"
     assert metrics["limit"] is None
+
+
+@pytest.mark.slow
+def test_grpo_on_real_questions(gsm8k, small_qwen, tmp_path):
+    """Probe, rewards and two steps of recipes/qwen_math_grpo.yaml; only sizes and the generation differ."""
+    done = launch(
+        "accelerate_configs/cpu.yaml", "src/grpo.py", "recipes/qwen_math_grpo.yaml", "--model_name_or_path", small_qwen,
+        "--dataset_name", gsm8k / "gsm8k", "--output_dir", tmp_path / "run", "--use_vllm", "false",
+        "--generation_kwargs", "null", "--max_completion_length", 24, "--num_generations", 4,
+        "--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2, "--max_steps", 2, "--save_steps", 1,
+        "--guard_steps", 1, "--guard_prompts", 4, "--probe", "warn", "--report_to", "none", "--num_train_examples", 64,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    probe = json.loads((tmp_path / "run/probe.json").read_text())
+    assert probe["gold_unparsed"] == 0 and probe["completions/clipped_ratio"] == 1.0
+    assert any("fill max_completion_length" in refusal for refusal in probe["refusals"])
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(f"rewards/{name}/mean" in lines[0] for name in ("r1_zero", "r1_zero_format", "accuracy"))
+    completions = [json.loads(line) for line in (tmp_path / "run/completions.jsonl").read_text().splitlines()]
+    assert completions[0]["prompt"].endswith("Assistant: <think>")

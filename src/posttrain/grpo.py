@@ -51,7 +51,9 @@ class Prompts:
 def build_arguments(recipe: Recipe, hardware: Hardware) -> GRPOConfig:
     """TRL's arguments, CS336's losses in its terms."""
     ours = CS336_LOSSES.get(recipe.values["loss_type"], {})
-    return training.build_arguments(recipe, hardware, GRPOConfig, **ours)
+    arguments = training.build_arguments(recipe, hardware, GRPOConfig, **ours)
+    arguments.log_completions = bool({"wandb", "trackio"} & set(arguments.report_to))  # they have tables for them
+    return arguments
 
 
 def load_prompts(options: GrpoOptions, manifest: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Prompts:
