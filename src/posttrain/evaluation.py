@@ -23,7 +23,7 @@ from posttrain.errors import PosttrainError
 from posttrain.options import EvalOptions
 from posttrain.prompts import render_prompt
 from posttrain.results import SCHEMA_VERSION
-from posttrain.rope import rope_of
+from posttrain.rope import check_live, rope_of
 from posttrain.sampling import Decoding, HfSampler, Sampler
 from posttrain.server_sampler import ServerSampler
 
@@ -70,9 +70,11 @@ def load_model(name: str, dtype: str) -> PreTrainedModel:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
     try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype=kind, use_safetensors=True).to(device)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=kind, use_safetensors=True).to(device)
     except SafetensorError as error:
         raise PosttrainError(f"{name}: the weights cannot be read ({error}); copy or save them again") from error
+    check_live(model, name)
+    return model
 
 
 def choose_prompt(options: EvalOptions, tokenizer: PreTrainedTokenizerBase) -> str:

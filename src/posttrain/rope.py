@@ -5,20 +5,56 @@ transformers 5 keeps them in `rope_parameters`; readers before it, and vLLM in p
 """
 
 import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from transformers import PretrainedConfig
 
 from posttrain import atomic
 from posttrain.errors import PosttrainError
 
+LOCK_FILE = "rope_lock.json"
+DEFAULT_THETA = 10000.0  # what every reader takes where a config names none
+SAME = 1e-4  # relative; a base read back from float32 frequencies
+FILES = ("config.json", "tokenizer_config.json")  # rewritten; everything else is linked
+
 
 class RopeError(PosttrainError):
-    """A config whose two forms of the rotary base disagree."""
+    """A config whose two forms of the rotary base disagree, or a model that runs with another base than it says."""
 
 
-def rope_of(config: PretrainedConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Rope:
+    """Rotary base, scaling and longest position, and which form of the file named the base."""
+
+    rope_theta: float
+    rope_type: str
+    max_position_embeddings: int
+    source: str  # `rope_parameters`, `rope_theta`, `both` or `default`
+
+
+def read_rope(directory: Path) -> Rope:
+    """What a directory's config.json says, read as JSON; raises RopeError where its two forms disagree."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise RopeError(f"{path}: missing; expected a model directory")
+    config = json.loads(path.read_text())
+    nested = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    top, inner = config.get("rope_theta"), nested.get("rope_theta")
+    if top is not None and inner is not None and top != inner:
+        raise RopeError(f"{path}: rope_theta is {top} at the top but {inner} in rope_parameters; make them agree")
+    source = "both" if None not in (top, inner) else "rope_parameters" if inner is not None else "rope_theta"
+    theta = inner if inner is not None else top
+    return Rope(
+        rope_theta=float(DEFAULT_THETA if theta is None else theta),
+        rope_type=nested.get("rope_type", nested.get("type", "default")),
+        max_position_embeddings=config["max_position_embeddings"],
+        source="default" if theta is None else source,
+    )
+
+
+def rope_of(config: Any) -> dict[str, Any]:
     """Rotary base, type and longest position of a loaded config."""
     parameters = dict(config.rope_parameters or {})
     return {
@@ -28,15 +64,90 @@ def rope_of(config: PretrainedConfig) -> dict[str, Any]:
     }
 
 
+def live_theta(model: Any) -> float | None:
+    """The base that a built model really rotates by, from its frequencies; None where there are none of the usual kind.
+
+    Frequency i of d/2 is theta^(-2i/d), so theta is the second one to the power of -d/2.
+    """
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq") and buffer.numel() > 1:
+            return float(buffer.double()[1].item() ** -buffer.numel())
+    return None
+
+
+def check_live(model: Any, where: str) -> None:
+    """Raise RopeError where a built model rotates by another base than its config will be saved with."""
+    said = rope_of(model.config.get_text_config())
+    live = live_theta(model)
+    if live is None or said["rope_type"] != "default":
+        return
+    if abs(live - said["rope_theta"]) > SAME * live:
+        theta = said["rope_theta"]
+        raise RopeError(f"{where}: rotates by base {live:.6g}, its config says {theta:.6g}; set it before building")
+
+
+def extend(source: Path, target: Path, theta: float, positions: int, reason: str) -> None:
+    """Write a copy of a model with another base and more positions; weights are linked, the original is not touched."""
+    before = read_rope(source)
+    if before.rope_type != "default":
+        raise RopeError(f"{source}: rope_type {before.rope_type!r}: only the default type is extended")
+    if target.exists():
+        raise RopeError(f"{target}: is there already; choose another directory")
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        if path.is_file() and path.name not in FILES:
+            _link(path, target / path.name)
+    config = json.loads((source / "config.json").read_text())
+    config |= {"rope_parameters": {"rope_type": "default", "rope_theta": theta}, "rope_theta": theta}
+    config["max_position_embeddings"] = positions
+    config.pop("rope_scaling", None)
+    tokenizer = source / "tokenizer_config.json"
+    if tokenizer.is_file():
+        limit = {"model_max_length": positions}
+        atomic.write_json(target / tokenizer.name, json.loads(tokenizer.read_text()) | limit)
+    originals = {name: (source / name).read_text() for name in FILES if (source / name).is_file()}
+    after = Rope(theta, "default", positions, "both")
+    lock = {
+        "source": str(source),
+        "reason": reason,
+        "before": asdict(before),
+        "after": asdict(after),
+        "files": originals,
+    }
+    atomic.write_json(target / LOCK_FILE, lock)
+    atomic.write_json(target / "config.json", config)  # last: a directory without it is no model
+
+
+def restore(source: Path, target: Path) -> None:
+    """Write a copy of an extended model with the files that extending replaced, byte for byte."""
+    lock = source / LOCK_FILE
+    if not lock.is_file():
+        raise RopeError(f"{lock}: missing; only what `extend` wrote knows what it was before")
+    if target.exists():
+        raise RopeError(f"{target}: is there already; choose another directory")
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        if path.is_file() and path.name not in (*FILES, LOCK_FILE):
+            _link(path, target / path.name)
+    originals = json.loads(lock.read_text())["files"]
+    for name in reversed(FILES):
+        if name in originals:
+            atomic.write_bytes(target / name, originals[name].encode())
+
+
 def write_both_forms(directory: Path) -> None:
     """Add the top-level `rope_theta` to a config.json of transformers 5; raises RopeError on a contradiction."""
     path = directory / "config.json"
     if not path.is_file():  # an adapter has no config of its own
         return
+    rope = read_rope(directory)
     config = json.loads(path.read_text())
-    theta = (config.get("rope_parameters") or {}).get("rope_theta")
-    if theta is None:
-        return
-    if config.setdefault("rope_theta", theta) != theta:
-        raise RopeError(f"{path}: rope_theta is {config['rope_theta']} at the top but {theta} in rope_parameters")
-    atomic.write_json(path, config)
+    if rope.source == "rope_parameters":
+        atomic.write_json(path, config | {"rope_theta": config["rope_parameters"]["rope_theta"]})
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
