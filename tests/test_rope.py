@@ -52,7 +52,7 @@ def test_we_read_what_transformers_builds(tmp_path, keys, theta, source):
 def test_forms_that_disagree_are_refused_where_transformers_chooses_in_silence(tmp_path):
     directory = config_file(tmp_path / "m", rope_parameters=FULL, rope_theta=1e6)
     assert live_theta(built(directory)) == pytest.approx(3e5, rel=1e-4)
-    with pytest.raises(RopeError, match="1000000.0 at the top but 300000.0 in rope_parameters"):
+    with pytest.raises(RopeError, match=r"1000000\.0 at the top but 300000\.0 in rope_parameters"):
         read_rope(directory)
     with pytest.raises(RopeError):
         write_both_forms(directory)

@@ -29,7 +29,7 @@ from posttrain.encode import load_tokenizer as load_tokenizer  # light scripts t
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
 from posttrain.recipe import Recipe
-from posttrain.rope import rope_of, write_both_forms
+from posttrain.rope import check_live, rope_of, write_both_forms
 from posttrain.trainer import CheckpointError, WholeRun, peak_memory_bytes
 
 FINAL = "final"
@@ -105,13 +105,15 @@ def load_model(model: ModelConfig, hardware: Hardware, seed: int, random_init: b
     set_seed(seed)
     if random_init:
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name, revision=revision), **options)
-    return AutoModelForCausalLM.from_pretrained(
+    loaded = AutoModelForCausalLM.from_pretrained(
         name,
         revision=revision,
         use_safetensors=True,
         quantization_config=get_quantization_config(model),
         **options,
     )
+    check_live(loaded, str(name))
+    return loaded
 
 
 def check_context(model: PreTrainedModel, max_length: int, where: str) -> None:
