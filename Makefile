@@ -7,12 +7,13 @@ RECIPE ?= recipes/tiny_sft.yaml
 EVAL_RECIPE ?= recipes/eval_greedy.yaml
 MODEL ?= outputs/tiny_sft/final
 BENCHMARKS ?= gsm8k
+DATA ?= data/tiny_math
 RESULTS ?= evals/tiny_sft/tiny_1step
 # Where the demo writes; the tests run it into a directory of their own.
 DEMO ?= .
 ARGS ?=
 
-.PHONY: install demo test unit lint train eval score compare report bench-sft bench-verifier
+.PHONY: install demo test unit lint train eval score compare report data-report bench-sft bench-verifier
 
 install: $(VENV)/.installed
 
@@ -51,6 +52,9 @@ score: install
 
 report: install
 	$(BIN)/python src/report.py $(ARGS)
+
+data-report: install
+	$(BIN)/python src/data_report.py $(DATA) $(ARGS)
 
 bench-verifier: install
 	$(BIN)/python benchmarks/bench_verifier.py $(ARGS)
