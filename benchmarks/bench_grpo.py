@@ -1,9 +1,11 @@
 """Where the seconds of a GRPO step go, beside TRL's trainer with the same settings.
 
     make bench-grpo ARGS="--model outputs/tiny_sft_early/final"
+    make bench-grpo ARGS="--model … --use_vllm true --vllm_mode server …"    # with a server running: make serve
 
 Both train the recipe's first steps on the same prompts with the same seed, ours with its verifier, TRL's with its
-accuracy_reward. Printed: CPU seconds per step of each in interleaved rounds, their ratio, and how ours divide.
+accuracy_reward. Printed: CPU and wall seconds per step of each in interleaved rounds, their ratios, and how ours divide
+(wall). Fields of the recipe can be overridden.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from trl.rewards import accuracy_reward
 
 from posttrain import grpo, training
 from posttrain.grading import Grader
-from posttrain.grpo_trainer import GrpoTrainer
+from posttrain.grpo_trainer import PHASES, GrpoTrainer
 from posttrain.hardware import read_hardware
 from posttrain.manifest import check_dataset
 from posttrain.options import GrpoOptions
@@ -32,19 +34,20 @@ def trl_reward(completions: list[str], answer: list[str], **_: Any) -> list[floa
     return accuracy_reward(messages, [f"${gold}$" for gold in answer])
 
 
-def seconds_per_step(trainer: GRPOTrainer) -> float:
-    """CPU seconds of a step, the first left out."""
-    marks: list[float] = []
+def seconds_per_step(trainer: GRPOTrainer) -> tuple[float, float]:
+    """CPU and wall seconds of a step, the first left out."""
+    marks: list[tuple[float, float]] = []
     step = trainer.training_step
 
     def marked(*arguments: Any, **keywords: Any) -> Any:
         if trainer._step % trainer.args.gradient_accumulation_steps == 0:
-            marks.append(time.process_time())
+            marks.append((time.process_time(), time.perf_counter()))
         return step(*arguments, **keywords)
 
     trainer.training_step = marked
     trainer.train()
-    return (time.process_time() - marks[1]) / (len(marks) - 1)
+    steps = len(marks) - 1
+    return (time.process_time() - marks[1][0]) / steps, (time.perf_counter() - marks[1][1]) / steps
 
 
 def build(kind: type[GRPOTrainer], recipe: Recipe, grader: Grader, directory: str) -> GRPOTrainer:
@@ -57,10 +60,11 @@ def build(kind: type[GRPOTrainer], recipe: Recipe, grader: Grader, directory: st
     model = training.load_model(recipe.build(grpo.ModelConfig), hardware, arguments.seed, random_init=False)
     training.set_generation_end(model, tokenizer)
     ours = {"grader": grader} if kind is GrpoTrainer else {}
-    return kind(
-        model=model, args=arguments, train_dataset=prompts.train, processing_class=tokenizer,
-        reward_funcs=[load_reward("accuracy") if ours else trl_reward], **ours,
-    )  # fmt: skip
+    with grpo.server_connection(recipe, arguments, hardware, tokenizer, prompts):
+        return kind(
+            model=model, args=arguments, train_dataset=prompts.train, processing_class=tokenizer,
+            reward_funcs=[load_reward("accuracy") if ours else trl_reward], **ours,
+        )  # fmt: skip
 
 
 def main() -> None:
@@ -69,8 +73,8 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="the checkpoint to start from")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
-    overrides = ["--model_name_or_path", asked.model, "--max_steps", str(asked.steps), "--guard_steps", "0"]
+    asked, fields = parser.parse_known_args()
+    overrides = ["--model_name_or_path", asked.model, "--max_steps", str(asked.steps), "--guard_steps", "0", *fields]
     recipe = read_recipe([asked.recipe, *overrides], "grpo")
     ratios = []
     for number in range(asked.rounds):
@@ -79,13 +83,15 @@ def main() -> None:
             mine = seconds_per_step(trainer)
             theirs = seconds_per_step(build(GRPOTrainer, recipe, grader, directory))
         logged = [entry for entry in trainer.state.log_history if "seconds/update" in entry][1:]
-        split = {k: statistics.mean(e[f"seconds/{k}"] for e in logged) for k in ("generation", "reward", "update")}
-        real = statistics.mean(entry["real_positions"] for entry in logged)
-        ratios.append(mine / theirs)
+        ratios.append(tuple(a / b for a, b in zip(mine, theirs, strict=True)))
+        split = {phase: statistics.mean(entry[f"seconds/{phase}"] for entry in logged) for phase in (*PHASES, "update")}
         parts = ", ".join(f"{name} {value:.2f}" for name, value in split.items())
-        own = f"posttrain {mine:.2f} s a step ({parts}; {real:.0%} of positions real)"
-        print(f"round {number + 1}: {own}, TRL {theirs:.2f} s, ratio {ratios[-1]:.2f}", flush=True)
-    print(f"median ratio {statistics.median(ratios):.2f}")
+        real = statistics.mean(entry["real_positions"] for entry in logged)
+        own, other = f"{mine[0]:.2f} CPU s, {mine[1]:.2f} s a step", f"{theirs[0]:.2f}, {theirs[1]:.2f}"
+        print(f"round {number + 1}: posttrain {own}; TRL {other}")
+        print(f"    {parts}; {real:.0%} of positions real", flush=True)
+    cpu, wall = (statistics.median(column) for column in zip(*ratios, strict=True))
+    print(f"median ratios: CPU {cpu:.2f}, wall {wall:.2f}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import requests
 from conftest import REPOSITORY, record, run_script, script_environment
+from safetensors.torch import load_file
 
 PYTHON = Path(os.environ.get("POSTTRAIN_VLLM_PYTHON", REPOSITORY / ".venv-vllm/bin/python"))
 pytestmark = [
@@ -145,6 +146,12 @@ def test_the_server_samples_from_the_weights_of_every_step(finished):
     canaries = [line["canary/max"] for line in lines if "canary/max" in line]
     assert canaries and max(canaries) < 1e-3
     assert sum(line["seconds/sync"] for line in lines) > 0
+
+
+def test_the_training_weights_keep_their_precision(finished, early_sft):
+    before, after = load_file(early_sft / "model.safetensors"), load_file(finished / "final/model.safetensors")
+    assert {str(tensor.dtype) for tensor in after.values()} == {"torch.float32"}
+    assert min(float((after[name] != before[name]).float().mean()) for name in before) > 0.99
 
 
 def test_greedy_text_of_the_server_is_the_trainers(finished, whole_tiny_data):
