@@ -57,7 +57,7 @@ def build(kind: type[GRPOTrainer], recipe: Recipe, grader: Grader, directory: st
     arguments.output_dir, arguments.save_strategy, arguments.logging_steps = directory, "no", 1
     tokenizer = training.load_tokenizer(recipe.values["model_name_or_path"], None, options.eos_token)
     prompts = grpo.load_prompts(options, check_dataset(Path(options.dataset_name)), tokenizer)
-    model = training.load_model(recipe.build(grpo.ModelConfig), hardware, arguments.seed, random_init=False)
+    model = training.load_model(recipe.build(grpo.ModelConfig), hardware, options, arguments.seed)
     training.set_generation_end(model, tokenizer)
     ours = {"grader": grader} if kind is GrpoTrainer else {}
     with grpo.server_connection(recipe, arguments, hardware, tokenizer, prompts):

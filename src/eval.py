@@ -6,6 +6,7 @@ A finished benchmark is not evaluated again; --help lists the fields.
 """
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from posttrain.benchmarks import load_benchmarks
@@ -26,7 +27,7 @@ def main() -> None:
 
     from tqdm import tqdm
 
-    from posttrain import evaluation, results
+    from posttrain import evaluation, results, rope_policy
     from posttrain.graded import GradeAhead, grade_samples
     from posttrain.lineage import lock
     from posttrain.prompts import declared_prompt, prompt_hash
@@ -35,12 +36,13 @@ def main() -> None:
 
     # 2. Everything about the questions is known before weights are loaded, once for all benchmarks.
     checkpoint = evaluation.read_checkpoint(options.model)
+    rope = rope_policy.settle(options.rope, checkpoint, options.dtype)
     prompt = evaluation.choose_prompt(options, checkpoint.tokenizer)
     asked = declared_prompt(prompt)
     questions = [evaluation.render_questions(b, prompt, checkpoint, options.max_new_tokens) for b in benchmarks]
     stops = evaluation.stop_ids(checkpoint)
     decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops, asked.stop)
-    described = evaluation.describe_checkpoint(checkpoint)
+    described = evaluation.describe_checkpoint(checkpoint) | {"rope_choice": asdict(rope)}
     sampler = evaluation.make_sampler(checkpoint, options)
 
     # 3. Each benchmark: what is finished stays, what is not is done whole.

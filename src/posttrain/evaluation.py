@@ -23,7 +23,7 @@ from posttrain.errors import PosttrainError
 from posttrain.options import EvalOptions
 from posttrain.prompts import render_prompt
 from posttrain.results import SCHEMA_VERSION
-from posttrain.rope import check_live, rope_of
+from posttrain.rope import check_live, override, rope_of
 from posttrain.sampling import Decoding, HfSampler, Sampler
 from posttrain.server_sampler import ServerSampler
 
@@ -57,6 +57,9 @@ def read_checkpoint(name: str) -> Checkpoint:
         generation = GenerationConfig.from_pretrained(base)
     except OSError:  # a checkpoint may have none
         generation = GenerationConfig.from_model_config(config)
+    if base != name and (record := lineage.read_lineage(name)):  # an adapter; its base's config knows nothing of it
+        trained = record["rope"]["trained"]
+        override(config, trained["rope_theta"], trained["max_position_embeddings"], name)
     checkpoint = Checkpoint(name, tokenizer, config, generation)
     if not stop_ids(checkpoint):
         raise PosttrainError(f"{name}: neither tokenizer nor generation_config.json names an end token; add eos_token")
@@ -65,16 +68,17 @@ def read_checkpoint(name: str) -> Checkpoint:
     return checkpoint
 
 
-def load_model(name: str, dtype: str) -> PreTrainedModel:
-    """Weights of a directory (an adapter too) or of the hub; never code, never pickle."""
+def load_model(checkpoint: Checkpoint, dtype: str) -> PreTrainedModel:
+    """Weights of a directory (an adapter too) or of the hub under the checkpoint's config; never code or pickle."""
+    name, config = checkpoint.name, checkpoint.config
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=kind, use_safetensors=True).to(device)
+        model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=kind, use_safetensors=True)
     except SafetensorError as error:
         raise PosttrainError(f"{name}: the weights cannot be read ({error}); copy or save them again") from error
     check_live(model, name)
-    return model
+    return model.to(device)
 
 
 def choose_prompt(options: EvalOptions, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -103,7 +107,7 @@ def make_sampler(checkpoint: Checkpoint, options: EvalOptions) -> Sampler:
     """The server that the recipe names, or the checkpoint's weights in this process."""
     if options.server:
         return ServerSampler(options.server, checkpoint.name, checkpoint.tokenizer, options.batch_size)
-    return HfSampler(load_model(checkpoint.name, options.dtype), checkpoint.tokenizer, options.batch_size)
+    return HfSampler(load_model(checkpoint, options.dtype), checkpoint.tokenizer, options.batch_size)
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

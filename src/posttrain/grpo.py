@@ -79,7 +79,8 @@ def build_trainer(
     """The trainer with its model, adapter, rewards, probe and guard."""
     model_config = recipe.build(ModelConfig)
     rewards = [load_reward(name) for name in options.reward_funcs]
-    model = training.load_model(model_config, hardware, arguments.seed, random_init=False)
+    model = training.load_model(model_config, hardware, options, arguments.seed)
+    training.widen(tokenizer, model)
     check_budget(model, prompts.longest, arguments.max_completion_length, recipe.path)
     attention.check_supported(model, hardware.path or recipe.path)
     if not arguments.use_vllm:

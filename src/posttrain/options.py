@@ -30,6 +30,13 @@ class SftOptions:
     num_train_examples: int | None = field(
         default=None, metadata={"help": "Train on this many rows, chosen by content hash; null for all."}
     )
+    rope_theta: float | None = field(
+        default=None,
+        metadata={"help": "Train under another rotary base than the model's own; evaluation knows."},
+    )
+    max_position_embeddings: int | None = field(
+        default=None, metadata={"help": "Train with more positions than the model's own config names."}
+    )
     random_init: bool = field(
         default=False, metadata={"help": "Draw weights at random from the model's config.json instead of loading them."}
     )
@@ -61,6 +68,13 @@ class GrpoOptions:
     )
     num_train_examples: int | None = field(
         default=None, metadata={"help": "Train on this many prompts, chosen by content hash; null for all."}
+    )
+    rope_theta: float | None = field(
+        default=None,
+        metadata={"help": "Train under another rotary base than the model's own; evaluation knows."},
+    )
+    max_position_embeddings: int | None = field(
+        default=None, metadata={"help": "Train with more positions than the model's own config names."}
     )
     probe: str = field(
         default="refuse",
@@ -132,6 +146,14 @@ class EvalOptions:
     batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once."})
     dtype: str = field(
         default="auto", metadata={"help": "Weights' type.", "choices": ["auto", "float32", "bfloat16", "float16"]}
+    )
+    rope: str = field(
+        default="auto",
+        metadata={
+            "help": "For weights trained under another rotary base: `base` puts back the base model's own, `trained` "
+            "keeps theirs, `auto` takes the one of lower validation loss.",
+            "choices": ["auto", "base", "trained"],
+        },
     )
     server: str | None = field(
         default=None,

@@ -13,6 +13,7 @@ from typing import Any
 
 from posttrain import atomic
 from posttrain.errors import PosttrainError
+from posttrain.lineage import read_json, read_lineage
 
 LOCK_FILE = "rope_lock.json"
 DEFAULT_THETA = 10000.0  # what every reader takes where a config names none
@@ -62,6 +63,31 @@ def rope_of(config: Any) -> dict[str, Any]:
         "rope_type": parameters.get("rope_type", "default"),
         "max_position_embeddings": config.max_position_embeddings,
     }
+
+
+def base_rope(name: str, now: dict[str, Any]) -> dict[str, Any]:
+    """The base model's own values: by the lineage, or by what `extend` replaced, else `now`, those of its config."""
+    if record := read_lineage(name):
+        return record["rope"]["base"]
+    if lock := read_json(Path(name) / LOCK_FILE):
+        return {key: lock["before"][key] for key in now}
+    return now
+
+
+def override(config: Any, theta: float | None, positions: int | None, where: str) -> None:
+    """Give a loaded config another base or longest position, before a model is built from it; None keeps either.
+
+    The whole dictionary is set: transformers 5 ignores `config.rope_theta = …` in silence, and a dictionary without
+    its type or its base is an error or another default.
+    """
+    text = config.get_text_config()
+    now = rope_of(text)
+    if theta is not None and theta != now["rope_theta"]:
+        if now["rope_type"] != "default":
+            raise RopeError(f"{where}: rope_theta: {theta}: the model's rope_type is {now['rope_type']!r}, not default")
+        text.rope_parameters = {"rope_type": "default", "rope_theta": float(theta)}
+    if positions is not None:
+        text.max_position_embeddings = positions
 
 
 def live_theta(model: Any) -> float | None:

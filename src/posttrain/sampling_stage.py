@@ -68,7 +68,7 @@ def prepare(options: SampleOptions, questions: list[Question], manifest: dict[st
             f"{options.dataset_name}: the longest prompt has {longest} tokens and max_new_tokens is "
             f"{options.max_new_tokens}, but the model's max_position_embeddings is {positions}; lower max_new_tokens"
         )
-    model = evaluation.load_model(checkpoint.name, "auto")
+    model = evaluation.load_model(checkpoint, "auto")
     sampler = HfSampler(model, tokenizer, options.batch_size)
     stops = evaluation.stop_ids(checkpoint)
     decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops)

@@ -66,7 +66,8 @@ def build_trainer(
 ) -> RecipeTrainer:  # fmt: skip
     """The trainer with its model, adapter and callbacks."""
     model_config = recipe.build(ModelConfig)
-    model = training.load_model(model_config, hardware, arguments.seed, options.random_init)
+    model = training.load_model(model_config, hardware, options, arguments.seed, options.random_init)
+    training.widen(tokenizer, model)
     training.check_context(model, arguments.max_length, recipe.path)
     attention.check_supported(model, hardware.path or recipe.path)
     if arguments.packing:

@@ -28,8 +28,9 @@ from posttrain import atomic, attention, checkpoints, lineage
 from posttrain.encode import load_tokenizer as load_tokenizer  # light scripts take it from there
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
+from posttrain.options import GrpoOptions, SftOptions
 from posttrain.recipe import Recipe
-from posttrain.rope import check_live, rope_of, write_both_forms
+from posttrain.rope import base_rope, check_live, override, rope_of, write_both_forms
 from posttrain.trainer import CheckpointError, WholeRun, peak_memory_bytes
 
 FINAL = "final"
@@ -80,6 +81,8 @@ def run_details(
     """What run.json says beside the identity. `dataset` is what became of the rows, `options` our own keys."""
     model_config = recipe.build(ModelConfig)
     model = describe_model(trainer.accelerator.unwrap_model(trainer.model), model_config)
+    untrained = AutoConfig.from_pretrained(model_config.model_name_or_path, revision=model_config.model_revision)
+    own = base_rope(str(model_config.model_name_or_path), rope_of(untrained.get_text_config()))
     resolved = {**trainer.args.to_dict(), **dataclasses.asdict(model_config), **dataclasses.asdict(options)}
     return {
         "recipe": {"path": recipe.path, "sha256": recipe.sha256, "text": recipe.text},
@@ -87,13 +90,15 @@ def run_details(
         "accelerate": hardware.as_record(),
         "hardware": lineage.machine(),
         "inputs": {"dataset": dataset, "model": model},
-        "rope": {"base": model["rope"], "trained": model["rope"]},
+        "rope": {"base": own, "trained": model["rope"]},
         "prompt": options.prompt,
     }
 
 
-def load_model(model: ModelConfig, hardware: Hardware, seed: int, random_init: bool) -> PreTrainedModel:
-    """The model in the recipe's dtype with the machine's attention; weights as safetensors only.
+def load_model(
+    model: ModelConfig, hardware: Hardware, ours: SftOptions | GrpoOptions, seed: int, random_init: bool = False
+) -> PreTrainedModel:
+    """The model in the recipe's dtype and rope with the machine's attention; weights as safetensors only.
 
     float32 is the default of TRL's ModelConfig and ours: bf16 autocast over it keeps master weights, while pure bf16
     weights lose most updates of a small learning rate to rounding.
@@ -102,11 +107,14 @@ def load_model(model: ModelConfig, hardware: Hardware, seed: int, random_init: b
     dtype = "auto" if model.dtype == "auto" else getattr(torch, model.dtype or "float32")
     options = {"dtype": dtype, "attn_implementation": hardware.attn_implementation}
     name, revision = model.model_name_or_path, model.model_revision
+    config = AutoConfig.from_pretrained(name, revision=revision)
+    override(config, ours.rope_theta, ours.max_position_embeddings, str(name))
     set_seed(seed)
     if random_init:
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name, revision=revision), **options)
+        return AutoModelForCausalLM.from_config(config, **options)
     loaded = AutoModelForCausalLM.from_pretrained(
         name,
+        config=config,
         revision=revision,
         use_safetensors=True,
         quantization_config=get_quantization_config(model),
@@ -121,6 +129,12 @@ def check_context(model: PreTrainedModel, max_length: int, where: str) -> None:
     longest = model.config.get_text_config().max_position_embeddings
     if max_length > longest:
         raise PosttrainError(f"{where}: max_length: {max_length}: the model's max_position_embeddings is {longest}")
+
+
+def widen(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Let the tokenizer's own limit, which vLLM obeys too, not be below the model's positions."""
+    positions = model.config.get_text_config().max_position_embeddings
+    tokenizer.model_max_length = max(tokenizer.model_max_length, positions)
 
 
 def set_generation_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
