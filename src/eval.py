@@ -43,28 +43,29 @@ def main() -> None:
     stops = evaluation.stop_ids(checkpoint)
     decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops, asked.stop)
     described = evaluation.describe_checkpoint(checkpoint) | {"rope_choice": asdict(rope)}
-    sampler = evaluation.make_sampler(checkpoint, options)
 
     # 3. Each benchmark: what is finished stays, what is not is done whole.
+    texts = [text for rendered, _ in questions for text in rendered]
     finished = []
-    for benchmark, (texts, ids) in zip(benchmarks, questions, strict=True):
-        named = {"name": prompt, "hash": prompt_hash(texts[0]), "form": asked.form}
-        settings = evaluation.evaluation_settings(benchmark, described, named, decoding, options, sampler)
-        lock(output_dir / benchmark.name)
-        result = results.Result(output_dir / benchmark.name, settings)
-        metrics = result.metrics()
-        if metrics is None:
-            samples, prompts = result.sampled(), ids * options.num_samples
-            progress = tqdm(total=len(prompts), initial=len(samples), desc=benchmark.name)
-            with make_grader(options.grader, asked.form) as grader, GradeAhead(grader, benchmark.rows) as ahead:
-                for sample in sampler.sample(prompts, decoding, done={sample.index for sample in samples}):
-                    samples.append(sample)
-                    result.keep(sample)
-                    ahead.submit(sample)
-                    progress.update()
-                ahead.finish()
-                metrics = result.finish(grade_samples(benchmark.rows, texts, samples, grader, prompt))
-        finished.append(metrics)
+    with evaluation.open_sampler(checkpoint, options, rope.overrides, texts) as sampler:
+        for benchmark, (rendered, ids) in zip(benchmarks, questions, strict=True):
+            named = {"name": prompt, "hash": prompt_hash(rendered[0]), "form": asked.form}
+            settings = evaluation.evaluation_settings(benchmark, described, named, decoding, options, sampler)
+            lock(output_dir / benchmark.name)
+            result = results.Result(output_dir / benchmark.name, settings)
+            metrics = result.metrics()
+            if metrics is None:
+                samples, prompts = result.sampled(), ids * options.num_samples
+                progress = tqdm(total=len(prompts), initial=len(samples), desc=benchmark.name)
+                with make_grader(options.grader, asked.form) as grader, GradeAhead(grader, benchmark.rows) as ahead:
+                    for sample in sampler.sample(prompts, decoding, done={sample.index for sample in samples}):
+                        samples.append(sample)
+                        result.keep(sample)
+                        ahead.submit(sample)
+                        progress.update()
+                    ahead.finish()
+                    metrics = result.finish(grade_samples(benchmark.rows, rendered, samples, grader, prompt))
+            finished.append(metrics)
     print(f"{options.model}, prompt {prompt}, grader {options.grader}:\n{results.table(finished)}\n→ {output_dir}")
 
 

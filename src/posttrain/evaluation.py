@@ -1,11 +1,14 @@
 """One checkpoint on one benchmark: ask as trained, sample, grade, count."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -20,13 +23,17 @@ from transformers import (
 from posttrain import atomic, grading, lineage
 from posttrain.benchmarks import Benchmark
 from posttrain.errors import PosttrainError
+from posttrain.local_server import vllm_server
+from posttrain.model_source import check_model
 from posttrain.options import EvalOptions
 from posttrain.prompts import render_prompt
 from posttrain.results import SCHEMA_VERSION
 from posttrain.rope import check_live, override, rope_of
 from posttrain.sampling import Decoding, HfSampler, Sampler
+from posttrain.server import check_rope
 from posttrain.server_sampler import ServerSampler
 
+OWN_SERVER = "vllm"  # as `server`: start one
 QWEN_ENDS = ("<|im_end|>", "<|endoftext|>")
 
 
@@ -103,11 +110,42 @@ def stop_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
     return tuple(sorted({i for i in (*ids, tokenizer.eos_token_id, *map(known.get, QWEN_ENDS)) if i is not None}))
 
 
-def make_sampler(checkpoint: Checkpoint, options: EvalOptions) -> Sampler:
-    """The server that the recipe names, or the checkpoint's weights in this process."""
-    if options.server:
-        return ServerSampler(options.server, checkpoint.name, checkpoint.tokenizer, options.batch_size)
-    return HfSampler(load_model(checkpoint, options.dtype), checkpoint.tokenizer, options.batch_size)
+def load_merged(checkpoint: Checkpoint, dtype: str) -> PreTrainedModel:
+    """As `load_model`, an adapter merged into its base."""
+    model = load_model(checkpoint, dtype)
+    if not (Path(checkpoint.name) / "adapter_config.json").is_file():
+        return model
+    base = AutoModelForCausalLM.from_pretrained(
+        checkpoint.config._name_or_path, config=checkpoint.config, dtype=model.dtype, use_safetensors=True
+    )
+    return PeftModel.from_pretrained(base, checkpoint.name).merge_and_unload().to(model.device)
+
+
+@contextmanager
+def open_sampler(
+    checkpoint: Checkpoint, options: EvalOptions, rope_overrides: dict[str, Any], texts: list[str]
+) -> Iterator[Sampler]:
+    """The checkpoint's weights in this process, a server with them, or a server that lives as long as the block.
+
+    rope_overrides: what differs from the checkpoint's own config, as keys of a recipe    texts: rendered prompts
+    """
+    name, tokenizer = checkpoint.name, checkpoint.tokenizer
+    if options.server is None:
+        yield HfSampler(load_model(checkpoint, options.dtype), tokenizer, options.batch_size)
+    elif options.server == OWN_SERVER:
+        check_model(name, may_be_adapter=False)
+        with vllm_server({"model_name_or_path": name, **rope_overrides}) as url:
+            yield ServerSampler(url, name, tokenizer, options.batch_size)
+    elif options.send_weights:
+        from posttrain.send_weights import send_weights  # needs vLLM
+
+        model = load_merged(checkpoint, options.dtype)
+        context = max(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])) + options.max_new_tokens
+        served = send_weights(options.server, name, model, tokenizer, texts, context)
+        yield ServerSampler(options.server, served, tokenizer, options.batch_size)
+    else:
+        check_rope(options.server, rope_overrides, f"make serve MODEL={name}")
+        yield ServerSampler(options.server, name, tokenizer, options.batch_size)
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -118,9 +118,10 @@ def server_connection(
     url = server.base_url(recipe.values)
     arguments.vllm_server_base_url = url
     if PartialState().is_main_process:
-        server.wait_for_server(url, arguments.vllm_server_timeout, recipe.path)
+        start = f"make serve RECIPE={recipe.path}"
+        server.wait_for_server(url, arguments.vllm_server_timeout, start)
         context = prompts.longest + arguments.max_completion_length
-        server.check_server(url, recipe.values, context, tokenizer, recipe.path)
+        server.check_server(url, recipe.values, context, tokenizer, start)
     PartialState().wait_for_everyone()
     if not hardware.use_cpu:
         yield

@@ -157,7 +157,14 @@ class EvalOptions:
     )
     server: str | None = field(
         default=None,
-        metadata={"help": "URL of an OpenAI-compatible server that serves `model`, such as http://127.0.0.1:8000."},
+        metadata={
+            "help": "URL of an OpenAI-compatible server that serves `model`, such as http://127.0.0.1:8000; `vllm` "
+            "starts one for the evaluation, with a copy of the model on every GPU."
+        },
+    )
+    send_weights: bool = field(
+        default=False,
+        metadata={"help": "Send `model`'s weights to the server first, which may serve another of the same shape."},
     )
     data_dir: str = field(default="data", metadata={"help": "Where data_prep scripts wrote the benchmarks."})
     output_dir: str | None = field(
@@ -182,6 +189,10 @@ class SampleOptions:
     temperature: float = field(default=0.8, metadata={"help": "Of sampling; 0 would draw one candidate many times."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution."})
     batch_size: int = field(default=64, metadata={"help": "Completions generated at once."})
+    server: str | None = field(
+        default=None,
+        metadata={"help": "URL of a vLLM server (make serve MODEL=…); it is sent the weights, and samples from them."},
+    )
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,14 @@ def base_rope(name: str, now: dict[str, Any]) -> dict[str, Any]:
     return now
 
 
+def base_values(directory: Path) -> dict[str, Any]:
+    """Recipe keys that put back the base model's own values where a model directory has others."""
+    said = read_rope(directory)
+    now = {key: getattr(said, key) for key in ("rope_theta", "rope_type", "max_position_embeddings")}
+    own = base_rope(str(directory), now)
+    return {} if own == now else {key: own[key] for key in ("rope_theta", "max_position_embeddings")}
+
+
 def override(config: Any, theta: float | None, positions: int | None, where: str) -> None:
     """Give a loaded config another base or longest position, before a model is built from it; None keeps either.
 

@@ -5,7 +5,7 @@ nothing in the weights says so; teacher-forced loss on validation rows of the ru
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class RopeChoice:
     used: str
     reason: str
     losses: dict[str, float] | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)  # of the checkpoint's own config, as keys of a recipe
 
 
 def settle(policy: str, checkpoint: evaluation.Checkpoint, dtype: str) -> RopeChoice:
@@ -40,6 +41,9 @@ def settle(policy: str, checkpoint: evaluation.Checkpoint, dtype: str) -> RopeCh
         return RopeChoice("base", "trained under the base model's own values")
     choice = RopeChoice(policy, f"--rope {policy}") if policy != "auto" else decide(checkpoint, ropes, dtype)
     use(checkpoint, ropes[choice.used])
+    if choice.used == "base":
+        own = {key: ropes["base"][key] for key in ("rope_theta", "max_position_embeddings")}
+        choice = replace(choice, overrides=own)
     theta, own = trained["rope_theta"], ropes["base"]["rope_theta"]
     change = f"restored rope_theta {theta:g} → {own:g}" if choice.used == "base" else f"kept rope_theta {theta:g}"
     print(f"{checkpoint.name}: {change}: {choice.reason}", flush=True)

@@ -34,7 +34,7 @@ ROUND_FILE = "round.json"  # written last: the round is whole
 ROUNDS_FILE = "rounds.json"
 SECONDS_FILE = "seconds.jsonl"
 SCRIPTS = Path(__file__).parents[1]
-NOT_IDENTITY = ("output_dir", "num_rounds", "report_to", "run_name", "project", "disable_tqdm", "log_level")
+NOT_IDENTITY = ("output_dir", "num_rounds", "server", "report_to", "run_name", "project", "disable_tqdm", "log_level")
 GREEDY = {"temperature": 0.0, "seed": 0}
 
 
@@ -129,6 +129,7 @@ class Rounds:
             "prompt": self.sampling.prompt, "max_new_tokens": self.sampling.max_new_tokens, **GREEDY,
             "batch_size": options.eval_batch_size, "data_dir": options.data_dir,
             "output_dir": str(directory / "evals"), "limit": options.limit,
+            "server": self.sampling.server, "send_weights": self.sampling.server is not None,
         }  # fmt: skip
         path = _write_recipe(directory / "eval.yaml", recipe)
         last = options.benchmarks.split(",")[-1].strip()  # benchmarks are evaluated in this order

@@ -16,6 +16,7 @@ from posttrain.prompts import render_prompt
 from posttrain.results import Sample
 from posttrain.rollouts import Question, Rollout, verify
 from posttrain.sampling import Decoding, HfSampler, Sampler
+from posttrain.server_sampler import ServerSampler
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,20 @@ class SamplingStage:
             ) from error
 
 
+def load_sampler(
+    checkpoint: evaluation.Checkpoint, options: SampleOptions, texts: list[str], context: int
+) -> tuple[PreTrainedModel, Sampler]:
+    """The model, which also measures what was sampled, and what samples: itself, or a server with its weights."""
+    if options.server is None:
+        model = evaluation.load_model(checkpoint, "auto")
+        return model, HfSampler(model, checkpoint.tokenizer, options.batch_size)
+    from posttrain.send_weights import send_weights  # needs vLLM
+
+    model = evaluation.load_merged(checkpoint, "auto")
+    served = send_weights(options.server, checkpoint.name, model, checkpoint.tokenizer, texts, context)
+    return model, ServerSampler(options.server, served, checkpoint.tokenizer, options.batch_size)
+
+
 def prepare(options: SampleOptions, questions: list[Question], manifest: dict[str, Any]) -> SamplingStage:
     """Load the checkpoint and render the questions; raises where a prompt and a candidate would not fit the model."""
     checkpoint = evaluation.read_checkpoint(options.model_name_or_path)
@@ -68,8 +83,7 @@ def prepare(options: SampleOptions, questions: list[Question], manifest: dict[st
             f"{options.dataset_name}: the longest prompt has {longest} tokens and max_new_tokens is "
             f"{options.max_new_tokens}, but the model's max_position_embeddings is {positions}; lower max_new_tokens"
         )
-    model = evaluation.load_model(checkpoint, "auto")
-    sampler = HfSampler(model, tokenizer, options.batch_size)
+    model, sampler = load_sampler(checkpoint, options, texts, longest + options.max_new_tokens)
     stops = evaluation.stop_ids(checkpoint)
     decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops)
     settings = {

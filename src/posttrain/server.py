@@ -1,5 +1,6 @@
 """The vLLM server of a GRPO run: the command that starts it, and what must agree with the trainer before step 1."""
 
+import json
 import socket
 import sys
 import time
@@ -49,12 +50,47 @@ def serve_command(values: dict[str, Any], on_cpu: bool) -> tuple[list[str], dict
     ]  # fmt: skip
     if values.get("model_revision"):
         command += ["--revision", values["model_revision"]]
+    if overrides := hf_overrides(values):
+        command += ["--hf-overrides", json.dumps(overrides)]
     if values.get("vllm_max_model_length"):
         command += ["--max-model-len", str(values["vllm_max_model_length"])]
+    if values.get("data_parallel_size", 1) > 1:
+        command += ["--data-parallel-size", str(values["data_parallel_size"])]
     if on_cpu:
         command += ["--enforce-eager", "--kv-cache-memory-bytes", str(CPU_CACHE_BYTES), "--max-num-seqs", "64"]
         command += ["--cpu-distributed-timeout-seconds", "120"]
+        # A seeded request whose prompt is cut into chunks ends vLLM 0.30 on a CPU, whose generators have no offset.
+        command += ["--no-enable-chunked-prefill"]
     return command, ENVIRONMENT | (CPU_ENVIRONMENT if on_cpu else {})
+
+
+def hf_overrides(values: dict[str, Any]) -> dict[str, Any]:
+    """What vLLM must change in the model's config: the recipe's rope, as the whole dictionary.
+
+    vLLM ignores a top-level `rope_theta` in silence, and takes another base where the dictionary lacks one.
+    """
+    overrides: dict[str, Any] = {}
+    if values.get("rope_theta"):
+        overrides["rope_parameters"] = {"rope_type": "default", "rope_theta": float(values["rope_theta"])}
+    if values.get("max_position_embeddings"):
+        overrides["max_position_embeddings"] = values["max_position_embeddings"]
+    return overrides
+
+
+def check_rope(url: str, values: dict[str, Any], start: str) -> None:
+    """Raise ServerError where a server runs, or may run, under another rope than `values` put over the model's config.
+
+    A server that does not say what it changed is taken to run as the model's own config says.
+    """
+    answer = requests.get(f"{url.rstrip('/')}/server_info", params={"config_format": "json"}, timeout=60)
+    model = answer.json()["vllm_config"]["model_config"] if answer.status_code == 200 else {}
+    if (theirs := model.get("hf_overrides") or {}) != hf_overrides(values):
+        base = " --rope base" if values else ""
+        asked = hf_overrides(values) or "none"
+        raise ServerError(
+            f"{url}: runs with changes {theirs or 'none'} to the model's configuration, this evaluation needs {asked}; "
+            f"restart it: {start}{base and f' ARGS={base.strip()!r}'}"
+        )
 
 
 def check_port_is_free(values: dict[str, Any]) -> None:
@@ -68,7 +104,7 @@ def check_port_is_free(values: dict[str, Any]) -> None:
             raise ServerError(f"{host}:{port}: {error.strerror}; choose another --vllm_server_port") from error
 
 
-def wait_for_server(url: str, timeout_seconds: float, recipe: str) -> None:
+def wait_for_server(url: str, timeout_seconds: float, start: str) -> None:
     """Return when the server is up; say every few seconds how long is left. Raises ServerError at the end of it."""
     deadline = time.monotonic() + timeout_seconds
     while True:
@@ -79,18 +115,16 @@ def wait_for_server(url: str, timeout_seconds: float, recipe: str) -> None:
             pass  # not there yet
         left = deadline - time.monotonic()
         if left <= 0:
-            raise ServerError(
-                f"{url}: no vLLM server after {timeout_seconds:.0f} s; start it: make serve RECIPE={recipe}"
-            )
+            raise ServerError(f"{url}: no vLLM server after {timeout_seconds:.0f} s; start it: {start}")
         print(f"waiting for the vLLM server at {url}, {left:.0f} s left", flush=True)
         time.sleep(min(PATIENCE, left))
 
 
-def check_server(url: str, values: dict[str, Any], context: int, tokenizer: Any, recipe: str) -> None:
+def check_server(url: str, values: dict[str, Any], context: int, tokenizer: Any, start: str) -> None:
     """Raise ServerError with one line for each thing in which the running server differs from the recipe.
 
-    `context` is the longest prompt and completion together, in tokens. That the weights, and with them the rotary
-    base, are the same is proved by log-probabilities after the first weight sync (see `GrpoTrainer`).
+    `start` is the command that starts a right one; `context` the longest prompt and completion together, in tokens.
+    That the weights, and with them the rotary base, are the same is proved by log-probabilities once they were sent.
     """
     faults = version_faults(_get(f"{url}/version")["version"])
     answer = requests.get(f"{url}/server_info", params={"config_format": "json"}, timeout=60)
@@ -101,7 +135,7 @@ def check_server(url: str, values: dict[str, Any], context: int, tokenizer: Any,
         faults += config_faults(config["model_config"], config["weight_transfer_config"], values, context)
         faults += _token_faults(url, config["model_config"]["model"], tokenizer)
     if faults:
-        restart = f"restart it: make serve RECIPE={recipe}"
+        restart = f"restart it: {start}"
         raise ServerError("\n".join(f"{url}: {fault}; {restart}" for fault in faults))
 
 
@@ -124,8 +158,9 @@ def config_faults(
         faults.append(f"takes {model['max_model_len']} tokens, prompt and completion may have {context}")
     if model["logprobs_mode"] != "processed_logprobs":
         faults.append(f"reports {model['logprobs_mode']}, expected processed_logprobs")
-    if model.get("hf_overrides"):
-        faults.append(f"changes the model's configuration: {model['hf_overrides']}")
+    if (model.get("hf_overrides") or {}) != hf_overrides(values):
+        asked = hf_overrides(values) or "no changes"
+        faults.append(f"changes the model's configuration by {model.get('hf_overrides')}, the recipe asks for {asked}")
     if transfer is None:
         faults.append("has no --weight-transfer-config, so that no weights can be sent to it")
     return faults

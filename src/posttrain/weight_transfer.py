@@ -56,14 +56,16 @@ def over_gloo() -> Iterator[None]:
     from trl.generation import vllm_generation
 
     theirs = vllm_generation.VLLMClient
-    vllm_generation.VLLMClient = _client_class(theirs)
+    vllm_generation.VLLMClient = gloo_client(theirs)
     try:
         yield
     finally:
         vllm_generation.VLLMClient = theirs
 
 
-def _client_class(base: type) -> type:
+def gloo_client(base: type) -> type:
+    """A client class of TRL's with the transport of this module."""
+
     class GlooClient(base):
         """TRL's VLLMClient, its NCCL calls replaced by `Broadcast`."""
 
