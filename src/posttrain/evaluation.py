@@ -161,6 +161,11 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def samples_per_question(options: EvalOptions, benchmark: Benchmark) -> int:
+    """The recipe's, else one where greedy and the benchmark's own k where sampled."""
+    return options.num_samples or (benchmark.k if options.temperature else 1)
+
+
 def evaluation_settings(
     benchmark: Benchmark,
     checkpoint: dict[str, Any],
@@ -175,11 +180,11 @@ def evaluation_settings(
         "benchmark": benchmark.name,
         "data_sha256": benchmark.sha256,
         "limit": benchmark.limit,
-        "expected_samples": len(benchmark.rows) * options.num_samples,
+        "expected_samples": len(benchmark.rows) * samples_per_question(options, benchmark),
         "checkpoint": checkpoint,
         "grader": {"name": options.grader, "version": grading.VERSION},
         "prompt": prompt,
-        "decoding": {**decoding.as_record(), "num_samples": options.num_samples},
+        "decoding": {**decoding.as_record(), "num_samples": samples_per_question(options, benchmark)},
         "backend": sampler.backend,
         "packages": lineage.package_versions(),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -18,7 +18,7 @@ from posttrain.errors import PosttrainError
 from posttrain.forms import in_form
 from posttrain.grading import Grade, Grader, Verdict
 from posttrain.results import Sample
-from posttrain.sampling import Decoding, HfSampler
+from posttrain.sampling import Decoding
 from posttrain.server import ServerError
 from posttrain.slots import SlotEngine
 from posttrain.trainer import WholeRun
@@ -238,13 +238,7 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         if self.use_vllm and self.vllm_mode == "server":
             return self._server_answers_greedily(prompts)
         decoding = Decoding(self.max_completion_length, 0.0, 1.0, 0, tuple(self.eos_token_ids))
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        mine = range(rank, len(prompts), world)
-        with self.generating() as model:
-            sampler = HfSampler(model, self.processing_class, self.args.per_device_eval_batch_size)
-            samples = list(sampler.sample([prompts[i] for i in mine], decoding))
-        placed = [Sample(mine[s.index], s.text, s.tokens, s.finish_reason) for s in samples]
-        return sorted(gather_object(placed), key=lambda sample: sample.index)
+        return self.complete(prompts, decoding)
 
     def _server_answers_greedily(self, prompts: list[list[int]]) -> list[Sample]:
         self.sync_weights()

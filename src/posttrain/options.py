@@ -43,6 +43,18 @@ class SftOptions:
     sample_generations: int = field(
         default=0, metadata={"help": "Validation prompts answered at every evaluation, in generations.jsonl."}
     )
+    eval_benchmarks: str | None = field(
+        default=None,
+        metadata={"help": "Benchmarks answered greedily at every evaluation, as in EvalOptions; null for none."},
+    )
+    eval_questions: int = field(
+        default=100, metadata={"help": "How many questions of each, always the same, chosen by content hash."}
+    )
+    eval_max_new_tokens: int = field(default=1024, metadata={"help": "Tokens an answer to them may have."})
+    eval_server: str | None = field(
+        default=None, metadata={"help": "URL of a vLLM server that is sent the weights and answers them; null is here."}
+    )
+    data_dir: str = field(default="data", metadata={"help": "Where data_prep scripts wrote the benchmarks."})
 
 
 @dataclass(frozen=True)
@@ -141,7 +153,10 @@ class EvalOptions:
         },
     )
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy."})
-    num_samples: int = field(default=1, metadata={"help": "Samples per question; more than one need a temperature."})
+    num_samples: int | None = field(
+        default=None,
+        metadata={"help": "Samples per question; null is one where greedy, else the benchmark's own k."},
+    )
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution."})
     batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once."})
     dtype: str = field(

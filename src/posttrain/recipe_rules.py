@@ -187,7 +187,7 @@ def out_of_range(key: str, value: Any) -> str | None:
 def contradictions(trainer: str, path: str, values: dict[str, Any]) -> list[str]:
     """Faults between keys, each of which is fine alone."""
     if trainer == "eval":
-        if values.get("num_samples", 1) > 1 and not values.get("temperature", 0.0):
+        if (values.get("num_samples") or 1) > 1 and not values.get("temperature", 0.0):
             return [f"{path}: num_samples: {values['num_samples']}: greedy samples are all the same; set temperature"]
         return []
     others = {
@@ -269,8 +269,13 @@ def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
         faults.append(f"{path}: append_eos: true: plain text (prompt: none) has no end; write append_eos: false")
     if values.get("eval_strategy", "no") == "steps" and not values.get("eval_steps"):
         faults.append(f"{path}: eval_steps: missing: expected a number of steps with eval_strategy: steps")
-    if values.get("sample_generations") and values.get("eval_strategy", "no") == "no":
-        faults.append(f"{path}: sample_generations: needs eval_strategy: steps or epoch")
+    for key in ("sample_generations", "eval_benchmarks"):
+        if values.get(key) and values.get("eval_strategy", "no") == "no":
+            faults.append(f"{path}: {key}: needs eval_strategy: steps or epoch")
+    if values.get("eval_server") and values.get("use_peft"):
+        faults.append(
+            f"{path}: eval_server: whole weights are sent, and use_peft: true trains an adapter; leave it out"
+        )
     if values.get("use_peft") and values.get("random_init"):
         faults.append(f"{path}: use_peft: true: an adapter on random weights (random_init: true) learns nothing")
     if values.get("load_best_model_at_end") and values.get("eval_strategy", "no") == "no":

@@ -15,9 +15,9 @@ from posttrain.errors import PosttrainError
 from posttrain.lineage import METRICS_FILE as RUN_METRICS
 from posttrain.lineage import RUN_FILE, read_json
 from posttrain.page import distinct_labels
+from posttrain.reference import REFERENCES
 from posttrain.results import METRICS_FILE
 
-REFERENCES = Path(__file__).with_name("references.yaml")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)/*$")
 
 

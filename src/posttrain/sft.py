@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig, SFTConfig, get_peft_config, pack_dataset
 
 from posttrain import attention, training
+from posttrain.benchmark_callback import BenchmarkEvaluation
+from posttrain.benchmarks import Benchmark
 from posttrain.callbacks import MetricsFile, SampleGenerations, prepare_trackers
 from posttrain.encode import Encoding, load_split
 from posttrain.hardware import Hardware
@@ -62,7 +64,7 @@ def load_rows(
 
 def build_trainer(
     recipe: Recipe, options: SftOptions, arguments: SFTConfig, hardware: Hardware,
-    tokenizer: PreTrainedTokenizerBase, rows: Rows,
+    tokenizer: PreTrainedTokenizerBase, rows: Rows, benchmarks: list[Benchmark],
 ) -> RecipeTrainer:  # fmt: skip
     """The trainer with its model, adapter and callbacks."""
     model_config = recipe.build(ModelConfig)
@@ -85,6 +87,9 @@ def build_trainer(
         peft_config=get_peft_config(model_config),
     )
     trainer.add_callback(MetricsFile(output_dir, trainer.window))
+    if benchmarks:
+        tokens, server = options.eval_max_new_tokens, options.eval_server
+        trainer.add_callback(BenchmarkEvaluation(trainer, benchmarks, options.prompt, tokens, server))
     if options.sample_generations:
         path = Path(options.dataset_name) / "validation.parquet"
         sample = by_content(read_parquet(path), options.sample_generations)

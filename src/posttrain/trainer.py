@@ -2,21 +2,26 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers import Trainer
 from trl import SFTTrainer
+from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import adjusted_mfu, compute_flops_per_token, compute_mfu, get_peak_flops
 
 from posttrain import checkpoints
 from posttrain.encode import IGNORED
 from posttrain.errors import PosttrainError
+from posttrain.results import Sample
 from posttrain.rope import write_both_forms
+from posttrain.sampling import Decoding, HfSampler
 
 METRIC_TOKENS = 256  # logits converted at once for the token metrics
 FUSED_HEAD_DEVICES = ("cuda", "xpu")  # where TRL's fused head is a Triton kernel; elsewhere it costs 1.2 to 3 steps
@@ -47,6 +52,27 @@ class WholeRun(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with self.window.paused():
             return super().evaluate(*args, **kwargs)
+
+    @contextmanager
+    def generating(self) -> Iterator[Any]:
+        """The model with its whole weights in evaluation mode, and as it was afterwards."""
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model:
+            training = model.training
+            model.eval()
+            try:
+                yield model
+            finally:
+                model.train(training)
+
+    def complete(self, prompts: Sequence[list[int]], decoding: Decoding) -> list[Sample]:
+        """One completion per prompt with the current weights, in order; processes share the work, and all get all."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        mine = range(rank, len(prompts), world)
+        with self.generating() as model:
+            sampler = HfSampler(model, self.processing_class, self.args.per_device_eval_batch_size)
+            samples = list(sampler.sample([prompts[i] for i in mine], decoding))
+        placed = [replace(sample, index=mine[sample.index]) for sample in samples]
+        return sorted(gather_object(placed), key=lambda sample: sample.index)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save, mark complete, and only then rotate: a crash at any moment leaves a whole checkpoint behind."""
