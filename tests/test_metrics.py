@@ -16,6 +16,7 @@ from posttrain.metrics import (
     length_summary,
     maj_at_k,
     pass_at_k,
+    percentile_intervals,
     wilson_interval,
 )
 from posttrain.results import ResultError, check_counts, table
@@ -258,3 +259,17 @@ def test_the_table_shows_the_mean_of_several_benchmarks():
     one = {**metrics, "benchmark": "x", "limit": None}
     assert "mean" not in table([one])
     assert "50.0%" in table([one, one]).split("mean")[1]
+
+
+def test_intervals_of_length_percentiles_cover_them():
+    """About 95 % of 40 draws of 60 questions with 4 samples each, which resemble one another within a question."""
+    generator = np.random.default_rng(1)
+    truth = np.percentile(np.exp(generator.normal(5, 0.5, 10**6) + generator.normal(0, 0.3, 10**6)), 50)
+    covered = 0
+    for _ in range(40):
+        questions = generator.normal(5, 0.5, (60, 1)) + generator.normal(0, 0.3, (60, 4))
+        low, high = percentile_intervals(np.exp(questions).tolist())["p50"]
+        covered += low <= truth <= high
+    assert 34 <= covered <= 40
+    assert percentile_intervals([[1], [2], [9]]) == percentile_intervals([[1], [2], [9]])
+    assert percentile_intervals([]) == {} and percentile_intervals([[5], [5, 5]])["p99"] == (5.0, 5.0)

@@ -121,6 +121,27 @@ def length_summary(tokens: Sequence[int]) -> dict[str, float] | None:
     return {"mean": float(np.mean(tokens)), **percentiles, "max": float(max(tokens))}
 
 
+def percentile_intervals(lengths: Sequence[Sequence[int]], seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % bootstrap intervals of the percentiles of lengths, by resampling questions with all their samples.
+
+    lengths: tokens of each question's samples; empty for no questions
+    """
+    if not lengths:
+        return {}
+    array, generator = np.full((len(lengths), max(map(len, lengths))), np.nan), np.random.default_rng(seed)
+    for row, own in zip(array, lengths, strict=True):
+        row[: len(own)] = own
+    percentile = np.nanpercentile if np.isnan(array).any() else np.percentile  # the first is many times slower
+    at_once = max(1, 2**20 // array.size)  # rounds, so that memory is bounded
+    found = []
+    for start in range(0, BOOTSTRAP_ROUNDS, at_once):
+        rounds = min(at_once, BOOTSTRAP_ROUNDS - start)
+        drawn = array[generator.integers(0, len(array), (rounds, len(array)))].reshape(rounds, -1)
+        found.append(percentile(drawn, PERCENTILES, axis=1))
+    low, high = np.percentile(np.concatenate(found, axis=1), [2.5, 97.5], axis=1)
+    return {f"p{p}": (float(a), float(b)) for p, a, b in zip(PERCENTILES, low, high, strict=True)}
+
+
 def length_edges(tokens: Sequence[int]) -> list[float]:
     """Edges of five bins that hold a fifth of the samples each; empty for no samples."""
     return [float(np.percentile(tokens, p)) for p in BIN_PERCENTILES] if tokens else []

@@ -20,6 +20,7 @@ from posttrain.metrics import (
     length_summary,
     maj_at_k,
     pass_at_k,
+    percentile_intervals,
     rate,
     standard_error,
     wilson_interval,
@@ -51,6 +52,7 @@ def compute_metrics(samples: Samples) -> dict[str, Any]:
             str(group): length_summary([s["tokens"] for s in samples if group in ("all", s["verdict"])])
             for group in ("all", Verdict.CORRECT, Verdict.WRONG, Verdict.TRUNCATED)
         },
+        "tokens_percentile_intervals": percentile_intervals(by_question(samples, lambda s: s["tokens"])),
         "accuracy_by_length": accuracy_by_length(samples, length_edges([s["tokens"] for s in samples])),
         "accuracy_within_budget": accuracy_within_budget(samples),
     }
