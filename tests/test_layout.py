@@ -68,6 +68,7 @@ def test_every_recipe_parses_and_builds_its_dataclasses(path):
         recipe.build(trl.GRPOConfig, bf16=False)
     if trainer not in ("eval", "sample"):
         recipe.build(trl.ModelConfig)
+        recipe.build(options.StrategyOptions)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)

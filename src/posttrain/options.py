@@ -39,6 +39,37 @@ class SftOptions:
 
 
 @dataclass(frozen=True)
+class StrategyOptions:
+    """Which weights train, when to stop, and a user's own callbacks: the same for every trainer."""
+
+    freeze_layers: int | list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Decoder layers that keep their weights: the first N, or a list of indices. With use_peft the "
+            "adapter leaves them out."
+        },
+    )
+    freeze_embeddings: bool = field(
+        default=False, metadata={"help": "Keep the input embeddings; the output layer too where the two are tied."}
+    )
+    freeze_patterns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Regular expressions; a parameter in whose name one of them is found keeps its value."},
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after this many evaluations in a row without a better metric_for_best_model."},
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "What the metric must gain to count as better, for early_stopping_patience."}
+    )
+    callbacks: list[str] | None = field(
+        default=None,
+        metadata={"help": "Subclasses of transformers' TrainerCallback of your own, as `module.path:Class`."},
+    )
+
+
+@dataclass(frozen=True)
 class GrpoOptions:
     """What `src/grpo.py` needs beside `GRPOConfig` and `ModelConfig`."""
 

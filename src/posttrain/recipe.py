@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ class Recipe:
             raise RecipeError([f"{self.path}: {' '.join(str(error).split())}"]) from error
 
 
-def read_recipe(argv: list[str], trainer: str) -> Recipe:
+def read_recipe(argv: Sequence[str], trainer: str) -> Recipe:
     """The checked recipe that `argv` (without the program name) asks for, for the script of `trainer`.
 
     Raises RecipeError with every fault, and SystemExit(0) after printing the help for `--help`.
