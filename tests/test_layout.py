@@ -24,7 +24,7 @@ LIGHT = (
     "source", "benchmark_source", "comparison", "verifier.pool", "scoring", "forms", "graded", "published_graders",
     "omcq", "page", "formulas", "report_samples", "report_figures", "report_page", "rewards",
     "readers", "shapes", "filters", "selection",
-    "rollouts", "candidates", "rounds",
+    "rollouts", "candidates", "rounds", "front", "strategy_rules",
 )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def test_a_merge_that_changes_the_model_is_refused_and_leaves_nothing(tmp_path, 
 
 
 def test_what_is_no_adapter_is_refused(tmp_path):
-    with pytest.raises(PosttrainError, match="has no adapter_config.json"):
+    with pytest.raises(PosttrainError, match=r"has no adapter_config\.json"):
         merge.merge(Path("assets/tiny_base"), tmp_path / "merged", "float32")
     adapter = make_adapter(tmp_path, CONFIGS["llama"], **ADAPTERS["lora"])
     (tmp_path / "base/config.json").unlink()
