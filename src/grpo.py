@@ -8,21 +8,23 @@ Any field of the recipe can be overridden by `--field value`; `--help` lists the
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from posttrain.errors import run_script
 from posttrain.hardware import read_hardware
 from posttrain.lineage import claim
 from posttrain.manifest import check_dataset
 from posttrain.model_source import check_model
-from posttrain.options import GrpoOptions
+from posttrain.options import GrpoOptions, StrategyOptions
 from posttrain.recipe import read_recipe
 from posttrain.rewards import describe_rewards
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
     # 1. Everything that can be wrong is found before torch is imported.
-    recipe = read_recipe(sys.argv[1:], "grpo")
+    recipe = read_recipe(sys.argv[1:] if argv is None else argv, "grpo")
     options = recipe.build(GrpoOptions)
     check_model(recipe.values["model_name_or_path"], needs_weights=True, may_be_adapter=False)
     manifest = check_dataset(Path(options.dataset_name))
@@ -30,7 +32,7 @@ def main() -> None:
     rewards = describe_rewards(options.reward_funcs)
     output_dir = Path(recipe.values["output_dir"])
 
-    from posttrain import grpo, training
+    from posttrain import grpo, strategy, training
     from posttrain.grading import Grader
 
     identity = {**training.run_identity(recipe, manifest, hardware), "reward_files": rewards}
@@ -48,6 +50,7 @@ def main() -> None:
     with Grader() as grader:
         with recipe.answers_for_library_errors():
             trainer = grpo.build_trainer(recipe, options, arguments, hardware, tokenizer, prompts, grader)
+        strategy.add_callbacks(trainer, recipe.build(StrategyOptions), callbacks)
 
         if options.probe == "only":
             trainer.train()  # ends with the probe, before the first step

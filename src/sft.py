@@ -7,7 +7,9 @@ Any field of the recipe can be overridden by `--field value`; `--help` lists the
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from posttrain.benchmarks import load_benchmarks
 from posttrain.errors import run_script
@@ -15,13 +17,13 @@ from posttrain.hardware import read_hardware
 from posttrain.lineage import claim
 from posttrain.manifest import check_dataset
 from posttrain.model_source import check_model
-from posttrain.options import SftOptions
+from posttrain.options import SftOptions, StrategyOptions
 from posttrain.recipe import read_recipe
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
     # 1. Everything that can be wrong is found before torch is imported.
-    recipe = read_recipe(sys.argv[1:], "sft")
+    recipe = read_recipe(sys.argv[1:] if argv is None else argv, "sft")
     options = recipe.build(SftOptions)
     check_model(recipe.values["model_name_or_path"], needs_weights=not options.random_init, may_be_adapter=False)
     manifest = check_dataset(Path(options.dataset_name))
@@ -31,7 +33,7 @@ def main() -> None:
     hardware = read_hardware()
     output_dir = Path(recipe.values["output_dir"])
 
-    from posttrain import sft, training
+    from posttrain import sft, strategy, training
 
     identity = training.run_identity(recipe, manifest, hardware)
     record = claim(output_dir, identity)
@@ -47,6 +49,7 @@ def main() -> None:
     rows = sft.load_rows(options, manifest, arguments, tokenizer)
     with recipe.answers_for_library_errors():
         trainer = sft.build_trainer(recipe, options, arguments, hardware, tokenizer, rows, benchmarks)
+    strategy.add_callbacks(trainer, recipe.build(StrategyOptions), callbacks)
 
     # 3. Train from the last whole checkpoint, or from the start.
     resumed_from = training.resume_point(output_dir)

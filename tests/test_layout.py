@@ -24,7 +24,7 @@ LIGHT = (
     "source", "benchmark_source", "comparison", "verifier.pool", "scoring", "forms", "graded", "published_graders",
     "omcq", "page", "formulas", "report_samples", "report_figures", "report_page", "rewards",
     "readers", "shapes", "filters", "selection",
-    "rollouts", "candidates", "rounds",
+    "rollouts", "candidates", "rounds", "front", "strategy_rules",
 )  # fmt: skip
 
 
@@ -68,6 +68,7 @@ def test_every_recipe_parses_and_builds_its_dataclasses(path):
         recipe.build(trl.GRPOConfig, bf16=False)
     if trainer not in ("eval", "sample"):
         recipe.build(trl.ModelConfig)
+        recipe.build(options.StrategyOptions)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)

@@ -295,7 +295,8 @@ def test_each_wrong_input_has_one_line_and_an_exit_code(tiny_data, tmp_path):
         (arguments(tiny_data, tmp_path / "o", eos_token="<end>"), "cpu", "eos_token: '<end>': not in the vocabulary"),
         (arguments(tiny_data, tmp_path / "o", prompt="none", append_eos="false"), "cpu", "has no column 'text'"),
         (arguments(tiny_data, bare / "file/o"), "cpu", "not a directory that can be written to"),
-        (arguments(tiny_data, tmp_path / "o", optim="adamw_bnb_8bit"), "cpu", "pip install bitsandbytes"),
+        (arguments(tiny_data, tmp_path / "o", freeze_layers=9), "cpu", "freeze_layers: no parameter matches"),
+        (arguments(tiny_data, tmp_path / "o", callbacks="[nosuch:Class]"), "cpu", "callbacks: 'nosuch:Class'"),
         (arguments(tiny_data, tmp_path / "o", report_to="nosuch"), "cpu", "nosuch is not supported"),
         (arguments(tiny_data, tmp_path / "o"), flash, "use accelerate_configs/cpu.yaml"),
     ]

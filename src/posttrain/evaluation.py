@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +112,11 @@ def stop_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 def load_merged(checkpoint: Checkpoint, dtype: str) -> PreTrainedModel:
     """As `load_model`, an adapter merged into its base."""
-    model = load_model(checkpoint, dtype)
-    if not (Path(checkpoint.name) / "adapter_config.json").is_file():
-        return model
-    base = AutoModelForCausalLM.from_pretrained(
-        checkpoint.config._name_or_path, config=checkpoint.config, dtype=model.dtype, use_safetensors=True
-    )
-    return PeftModel.from_pretrained(base, checkpoint.name).merge_and_unload().to(model.device)
+    adapter = Path(checkpoint.name) / "adapter_config.json"
+    if not adapter.is_file():
+        return load_model(checkpoint, dtype)
+    base = replace(checkpoint, name=json.loads(adapter.read_text())["base_model_name_or_path"])
+    return PeftModel.from_pretrained(load_model(base, dtype), checkpoint.name).merge_and_unload()
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-from trl import GRPOConfig, ModelConfig, get_peft_config
+from trl import GRPOConfig, ModelConfig
 
-from posttrain import attention, server, training
+from posttrain import attention, server, strategy, training
 from posttrain.callbacks import MetricsFile, prepare_trackers
 from posttrain.errors import PosttrainError
 from posttrain.grading import Grader
@@ -20,7 +20,7 @@ from posttrain.guard import GUARD_FILE, Guard, best_line, read_guard
 from posttrain.hardware import Hardware
 from posttrain.lineage import digest
 from posttrain.manifest import split_path
-from posttrain.options import GrpoOptions
+from posttrain.options import GrpoOptions, StrategyOptions
 from posttrain.probe import SignalProbe
 from posttrain.prompts import render_prompt
 from posttrain.recipe import Recipe
@@ -77,10 +77,11 @@ def build_trainer(
     tokenizer: PreTrainedTokenizerBase, prompts: Prompts, grader: Grader,
 ) -> GrpoTrainer:  # fmt: skip
     """The trainer with its model, adapter, rewards, probe and guard."""
-    model_config = recipe.build(ModelConfig)
+    model_config, chosen = recipe.build(ModelConfig), recipe.build(StrategyOptions)
     rewards = [load_reward(name) for name in options.reward_funcs]
-    model = training.load_model(model_config, hardware, options, arguments.seed)
+    model = training.load_model(model_config, chosen, hardware, arguments.seed)
     training.widen(tokenizer, model)
+    strategy.freeze(model, chosen, recipe.path)
     check_budget(model, prompts.longest, arguments.max_completion_length, recipe.path)
     attention.check_supported(model, hardware.path or recipe.path)
     if not arguments.use_vllm:
@@ -98,8 +99,9 @@ def build_trainer(
             reward_funcs=rewards,
             train_dataset=prompts.train,
             processing_class=tokenizer,
-            peft_config=get_peft_config(model_config),
+            peft_config=strategy.adapter_config(model_config, chosen),
         )
+    training.tell(strategy.parameter_report(strategy.parameter_counts(trainer.model)))
     trainer.add_callback(MetricsFile(output_dir, trainer.window))
     trainer.add_callback(SignalProbe(trainer, options, output_dir))
     if options.guard_steps:

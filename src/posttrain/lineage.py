@@ -24,6 +24,7 @@ EDGE_BYTES = 2**20
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 LINEAGE_FILE = "lineage.json"
+HELD: set[Path] = set()  # directories this process has locked
 METRICS_FILE = "metrics.jsonl"
 PACKAGES = (
     "posttrain", "torch", "transformers", "tokenizers", "trl", "accelerate", "peft", "datasets", "math-verify",
@@ -139,6 +140,8 @@ def lock(output_dir: Path) -> None:
     A launcher killed alone leaves its workers running; started again, they would write beside the new ones.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
+    if output_dir.resolve() in HELD:
+        return
     descriptor = os.open(output_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,6 +150,7 @@ def lock(output_dir: Path) -> None:
         raise LineageError(
             f"{output_dir}: another process is still writing there; wait for it or end it (fuser {LOCK_FILE} names it)"
         ) from None
+    HELD.add(output_dir.resolve())
 
 
 def start_record(output_dir: Path, identity: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,9 @@ def check_model(name: str, needs_weights: bool = True, may_be_adapter: bool = Tr
         raise ModelError(f"{name}: has no complete.json; its run was stopped while writing it")
     if (directory / "adapter_config.json").is_file():
         if not may_be_adapter:
-            raise ModelError(f"{name}: is an adapter, training starts from whole weights; merge it into its base first")
+            raise ModelError(
+                f"{name}: is an adapter, training starts from whole weights; merge it into its base first: src/merge.py"
+            )
         if not (directory / "adapter_model.safetensors").is_file():
             raise ModelError(f"{name}: has adapter_config.json but no adapter_model.safetensors")
         return

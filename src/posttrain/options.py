@@ -30,13 +30,6 @@ class SftOptions:
     num_train_examples: int | None = field(
         default=None, metadata={"help": "Train on this many rows, chosen by content hash; null for all."}
     )
-    rope_theta: float | None = field(
-        default=None,
-        metadata={"help": "Train under another rotary base than the model's own; evaluation knows."},
-    )
-    max_position_embeddings: int | None = field(
-        default=None, metadata={"help": "Train with more positions than the model's own config names."}
-    )
     random_init: bool = field(
         default=False, metadata={"help": "Draw weights at random from the model's config.json instead of loading them."}
     )
@@ -55,6 +48,44 @@ class SftOptions:
         default=None, metadata={"help": "URL of a vLLM server that is sent the weights and answers them; null is here."}
     )
     data_dir: str = field(default="data", metadata={"help": "Where data_prep scripts wrote the benchmarks."})
+
+
+@dataclass(frozen=True)
+class StrategyOptions:
+    """Which weights train, under which rope, when to stop, and a user's own callbacks: the same for every trainer."""
+
+    rope_theta: float | None = field(
+        default=None,
+        metadata={"help": "Train under another rotary base than the model's own; evaluation knows."},
+    )
+    max_position_embeddings: int | None = field(
+        default=None, metadata={"help": "Train with more positions than the model's own config names."}
+    )
+    freeze_layers: int | list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Decoder layers that keep their weights: the first N, or a list of indices. With use_peft the "
+            "adapter leaves them out."
+        },
+    )
+    freeze_embeddings: bool = field(
+        default=False, metadata={"help": "Keep the input embeddings; the output layer too where the two are tied."}
+    )
+    freeze_patterns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Regular expressions; a parameter in whose name one of them is found keeps its value."},
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after this many evaluations in a row without a better metric_for_best_model."},
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "What the metric must gain to count as better, for early_stopping_patience."}
+    )
+    callbacks: list[str] | None = field(
+        default=None,
+        metadata={"help": "Subclasses of transformers' TrainerCallback of your own, as `module.path:Class`."},
+    )
 
 
 @dataclass(frozen=True)
@@ -80,13 +111,6 @@ class GrpoOptions:
     )
     num_train_examples: int | None = field(
         default=None, metadata={"help": "Train on this many prompts, chosen by content hash; null for all."}
-    )
-    rope_theta: float | None = field(
-        default=None,
-        metadata={"help": "Train under another rotary base than the model's own; evaluation knows."},
-    )
-    max_position_embeddings: int | None = field(
-        default=None, metadata={"help": "Train with more positions than the model's own config names."}
     )
     probe: str = field(
         default="refuse",

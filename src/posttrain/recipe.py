@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ class Recipe:
             raise RecipeError([f"{self.path}: {' '.join(str(error).split())}"]) from error
 
 
-def read_recipe(argv: list[str], trainer: str) -> Recipe:
+def read_recipe(argv: Sequence[str], trainer: str) -> Recipe:
     """The checked recipe that `argv` (without the program name) asks for, for the script of `trainer`.
 
     Raises RecipeError with every fault, and SystemExit(0) after printing the help for `--help`.
@@ -148,6 +148,15 @@ def read_overrides(arguments: list[str], fields: dict[str, Field]) -> tuple[list
         key = name[2:]
         entries.append(Entry(key, _typed(value, fields[key].annotation) if key in fields else value, "command line"))
     return entries, faults
+
+
+def override_arguments(values: Mapping[str, Any]) -> list[str]:
+    """The command line that sets these fields: what `read_overrides` reads back."""
+    texts = {
+        key: value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True)
+        for key, value in values.items()
+    }
+    return [part for key, text in texts.items() for part in (f"--{key}", text.removesuffix("\n...\n").strip())]
 
 
 def _typed(text: str, annotation: str) -> Any:

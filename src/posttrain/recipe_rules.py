@@ -1,20 +1,22 @@
 """What a recipe may not say and why: renamed keys, keys that belong elsewhere, ranges, and contradictions."""
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
 
 from posttrain.schema import GRPO_CONFIG, MODEL_CONFIG, SFT_CONFIG, Field
+from posttrain.strategy_rules import strategy_contradictions
 
 OPTIONS = "posttrain/options.py"
+STRATEGY = f"{OPTIONS}:StrategyOptions"
 SCHEMAS = {
-    "sft": (*MODEL_CONFIG, *SFT_CONFIG, f"{OPTIONS}:SftOptions"),
-    "grpo": (*MODEL_CONFIG, *GRPO_CONFIG, f"{OPTIONS}:GrpoOptions"),
+    "sft": (*MODEL_CONFIG, *SFT_CONFIG, STRATEGY, f"{OPTIONS}:SftOptions"),
+    "grpo": (*MODEL_CONFIG, *GRPO_CONFIG, STRATEGY, f"{OPTIONS}:GrpoOptions"),
     "eval": (f"{OPTIONS}:EvalOptions",),
     "sample": (f"{OPTIONS}:SampleOptions",),
     "expert_iteration": (
-        *MODEL_CONFIG, *SFT_CONFIG, f"{OPTIONS}:SftOptions", f"{OPTIONS}:SampleOptions", f"{OPTIONS}:RoundOptions",
+        *MODEL_CONFIG, *SFT_CONFIG, STRATEGY, f"{OPTIONS}:SftOptions", f"{OPTIONS}:SampleOptions",
+        f"{OPTIONS}:RoundOptions",
     ),
 }  # fmt: skip
 # Beside our own fields without default: no run should rest on a library's default for these.
@@ -123,6 +125,7 @@ POSITIVE = {
     "gradient_accumulation_steps", "logging_steps", "save_steps", "eval_steps", "num_train_epochs", "max_new_tokens",
     "num_samples", "num_questions", "num_candidates", "num_rounds", "max_per_question", "eval_batch_size", "batch_size",
      "num_train_examples", "limit", "lora_r", "lora_alpha", "save_total_limit", "top_p",
+    "early_stopping_patience",
 }  # fmt: skip
 LARGEST = {
     "seed": 2**32 - 1, "data_seed": 2**32 - 1, "top_p": 1, "probe_max_truncated": 1, "probe_max_zero_variance": 1,
@@ -138,6 +141,8 @@ AT_LEAST_ZERO = {
     "temperature",
     "sample_generations",
     "lora_dropout",
+    "early_stopping_threshold",
+    "freeze_layers",
 }
 
 
@@ -237,7 +242,7 @@ def _grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     off_policy = reuse > accumulation or values["num_iterations"] > 1
     if off_policy and values["loss_type"] in ("no_baseline", "reinforce_with_baseline"):
         faults.append(f"{path}: loss_type: {values['loss_type']}: has no ratio, so each completion is trained on once")
-    return faults + _memory_contradictions(path, values)
+    return faults + strategy_contradictions(path, values)
 
 
 def _sampling_contradictions(path: str, values: dict[str, Any]) -> list[str]:
@@ -280,18 +285,7 @@ def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
         faults.append(f"{path}: use_peft: true: an adapter on random weights (random_init: true) learns nothing")
     if values.get("load_best_model_at_end") and values.get("eval_strategy", "no") == "no":
         faults.append(f"{path}: load_best_model_at_end: true: needs eval_strategy: steps or epoch")
-    return faults + _memory_contradictions(path, values)
-
-
-def _memory_contradictions(path: str, values: dict[str, Any]) -> list[str]:
-    faults = []
-    quantised = values.get("load_in_4bit") or values.get("load_in_8bit")
-    needs_bitsandbytes = quantised or re.search("8bit|4bit|bnb|paged", values.get("optim", ""))
-    if needs_bitsandbytes and importlib.util.find_spec("bitsandbytes") is None:
-        faults.append(f"{path}: 8-bit and 4-bit weights or optimizers need the package: pip install bitsandbytes")
-    if quantised and not values.get("use_peft"):
-        faults.append(f"{path}: load_in_4bit/load_in_8bit: quantised weights cannot be trained; add use_peft: true")
-    return faults
+    return faults + strategy_contradictions(path, values)
 
 
 def purpose(help_text: str) -> str:

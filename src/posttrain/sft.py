@@ -6,9 +6,9 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-from trl import ModelConfig, SFTConfig, get_peft_config, pack_dataset
+from trl import ModelConfig, SFTConfig, pack_dataset
 
-from posttrain import attention, training
+from posttrain import attention, strategy, training
 from posttrain.benchmark_callback import BenchmarkEvaluation
 from posttrain.benchmarks import Benchmark
 from posttrain.callbacks import MetricsFile, SampleGenerations, prepare_trackers
@@ -16,7 +16,7 @@ from posttrain.encode import Encoding, load_split
 from posttrain.hardware import Hardware
 from posttrain.lineage import digest
 from posttrain.manifest import split_path
-from posttrain.options import SftOptions
+from posttrain.options import SftOptions, StrategyOptions
 from posttrain.recipe import Recipe
 from posttrain.rows import by_content, read_parquet
 from posttrain.trainer import RecipeTrainer
@@ -67,9 +67,10 @@ def build_trainer(
     tokenizer: PreTrainedTokenizerBase, rows: Rows, benchmarks: list[Benchmark],
 ) -> RecipeTrainer:  # fmt: skip
     """The trainer with its model, adapter and callbacks."""
-    model_config = recipe.build(ModelConfig)
-    model = training.load_model(model_config, hardware, options, arguments.seed, options.random_init)
+    model_config, chosen = recipe.build(ModelConfig), recipe.build(StrategyOptions)
+    model = training.load_model(model_config, chosen, hardware, arguments.seed, options.random_init)
     training.widen(tokenizer, model)
+    strategy.freeze(model, chosen, recipe.path)
     training.check_context(model, arguments.max_length, recipe.path)
     attention.check_supported(model, hardware.path or recipe.path)
     if arguments.packing:
@@ -84,8 +85,9 @@ def build_trainer(
         train_dataset=rows.train,
         eval_dataset=rows.validation,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_config),
+        peft_config=strategy.adapter_config(model_config, chosen),
     )
+    training.tell(strategy.parameter_report(strategy.parameter_counts(trainer.model)))
     trainer.add_callback(MetricsFile(output_dir, trainer.window))
     if benchmarks:
         tokens, server = options.eval_max_new_tokens, options.eval_server

@@ -17,7 +17,7 @@ from posttrain import atomic, checkpoints, lineage
 from posttrain.errors import PosttrainError
 from posttrain.hardware import VARIABLE, find_config
 from posttrain.model_source import check_model
-from posttrain.recipe import read_recipe
+from posttrain.recipe import override_arguments, read_recipe
 from posttrain.results import METRICS_FILE
 
 SCRIPTS = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def read_study(path: Path) -> Study:
         raise StudyError(f"{path}: grid: two cells have one name; list each value once")
     for name in names:
         read_recipe([study.recipe, *train_arguments(study, name)], trainer_of(study))
-    read_recipe([study.eval_recipe, *_flags(study.eval_override)], "eval")
+    read_recipe([study.eval_recipe, *override_arguments(study.eval_override)], "eval")
     return study
 
 
@@ -77,15 +77,7 @@ def trainer_of(study: Study) -> str:
 
 def train_arguments(study: Study, name: str) -> list[str]:
     values = {**study.override, **study.cells()[name], "output_dir": str(Path(study.output_dir) / name)}
-    return _flags(values)
-
-
-def _flags(values: dict[str, Any]) -> list[str]:
-    texts = {
-        key: value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True)
-        for key, value in values.items()
-    }
-    return [part for key, text in texts.items() for part in (f"--{key}", text.removesuffix("\n...\n").strip())]
+    return override_arguments(values)
 
 
 def train_command(study: Study, name: str) -> list[str]:
@@ -111,7 +103,7 @@ def points(study: Study, name: str) -> dict[int, str]:
 
 def evaluate_command(study: Study, model: str, out: Path) -> list[str]:
     values = {**study.eval_override, "model": model, "output_dir": str(out)}
-    return [sys.executable, str(SCRIPTS / "eval.py"), study.eval_recipe, *_flags(values)]
+    return [sys.executable, str(SCRIPTS / "eval.py"), study.eval_recipe, *override_arguments(values)]
 
 
 def evaluation_directory(study: Study, name: str, step: int) -> Path:
@@ -174,4 +166,4 @@ def _run(command: list[str], device: str | None) -> None:
 
 
 def recipe_value(study: Study, key: str) -> Any:
-    return read_recipe([study.recipe, *_flags(study.override)], trainer_of(study)).values[key]
+    return read_recipe([study.recipe, *override_arguments(study.override)], trainer_of(study)).values[key]

@@ -24,11 +24,11 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from trl import GRPOConfig, ModelConfig, SFTConfig, get_quantization_config
 
-from posttrain import atomic, attention, checkpoints, lineage
+from posttrain import atomic, attention, checkpoints, lineage, strategy
 from posttrain.encode import load_tokenizer as load_tokenizer  # light scripts take it from there
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
-from posttrain.options import GrpoOptions, SftOptions
+from posttrain.options import StrategyOptions
 from posttrain.recipe import Recipe
 from posttrain.rope import base_rope, check_live, override, rope_of, write_both_forms
 from posttrain.trainer import CheckpointError, WholeRun, peak_memory_bytes
@@ -53,6 +53,9 @@ def build_arguments(recipe: Recipe, hardware: Hardware, config_class: type[Argum
     """TRL's arguments: the recipe's keys, from the accelerate config what belongs to the machine, and `ours`."""
     # TRL's default is on, and its field of the older name is the only one that turns it off; TRL reads it as well.
     warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+    options = recipe.build(StrategyOptions)
+    strategy.check_callbacks(options)
+    ours = {**strategy.resume_arguments(options), **ours}
     return recipe.build(
         config_class,
         bf16=hardware.mixed_precision == "bf16",
@@ -80,7 +83,8 @@ def run_details(
 ) -> dict[str, Any]:
     """What run.json says beside the identity. `dataset` is what became of the rows, `options` our own keys."""
     model_config = recipe.build(ModelConfig)
-    model = describe_model(trainer.accelerator.unwrap_model(trainer.model), model_config)
+    unwrapped = trainer.accelerator.unwrap_model(trainer.model)
+    model = describe_model(unwrapped, model_config)
     untrained = AutoConfig.from_pretrained(model_config.model_name_or_path, revision=model_config.model_revision)
     own = base_rope(str(model_config.model_name_or_path), rope_of(untrained.get_text_config()))
     resolved = {**trainer.args.to_dict(), **dataclasses.asdict(model_config), **dataclasses.asdict(options)}
@@ -92,11 +96,12 @@ def run_details(
         "inputs": {"dataset": dataset, "model": model},
         "rope": {"base": own, "trained": model["rope"]},
         "prompt": options.prompt,
+        "parameters": strategy.parameter_counts(unwrapped),
     }
 
 
 def load_model(
-    model: ModelConfig, hardware: Hardware, ours: SftOptions | GrpoOptions, seed: int, random_init: bool = False
+    model: ModelConfig, chosen: StrategyOptions, hardware: Hardware, seed: int, random_init: bool = False
 ) -> PreTrainedModel:
     """The model in the recipe's dtype and rope with the machine's attention; weights as safetensors only.
 
@@ -108,7 +113,7 @@ def load_model(
     options = {"dtype": dtype, "attn_implementation": hardware.attn_implementation}
     name, revision = model.model_name_or_path, model.model_revision
     config = AutoConfig.from_pretrained(name, revision=revision)
-    override(config, ours.rope_theta, ours.max_position_embeddings, str(name))
+    override(config, chosen.rope_theta, chosen.max_position_embeddings, str(name))
     set_seed(seed)
     if random_init:
         return AutoModelForCausalLM.from_config(config, **options)
@@ -202,6 +207,8 @@ def run_result(trainer: WholeRun, seconds: float) -> dict[str, Any]:
         "wall_seconds": round(seconds, 2),
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
+        "best_metric": state.best_metric,
+        "best_checkpoint": Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None,
         "peak_memory_bytes": peak_memory_bytes(),
         "effective": effective_settings(trainer),
         "exit_reason": "completed" if state.global_step >= state.max_steps else "stopped by a callback",
@@ -216,7 +223,7 @@ def trained_already(trainer: WholeRun, checkpoint: Path | None) -> Path | None:
     if checkpoint is None:
         return None
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    if state.global_step < state.max_steps:
+    if state.global_step < state.max_steps and not strategy.stopped_early(trainer.args, state.stateful_callbacks):
         return None
     trainer.state = state
     best = trainer.args.load_best_model_at_end and state.best_model_checkpoint
