@@ -24,7 +24,7 @@ LIGHT = (
     "source", "benchmark_source", "comparison", "verifier.pool", "scoring", "forms", "graded", "published_graders",
     "omcq", "page", "formulas", "report_samples", "report_figures", "report_page", "rewards",
     "readers", "shapes", "filters", "selection",
-    "rollouts", "candidates", "rounds", "front", "strategy_rules",
+    "rollouts", "candidates", "rounds", "front", "strategy_rules", "preference",
 )  # fmt: skip
 
 
@@ -59,13 +59,15 @@ def test_every_recipe_parses_and_builds_its_dataclasses(path):
     recipe = read_recipe([str(path)], trainer)
     ours = {"sft": [options.SftOptions], "grpo": [options.GrpoOptions], "eval": [options.EvalOptions]}
     ours["sample"] = [options.SampleOptions]
+    ours["dpo"], ours["reward_model"] = [options.PairOptions], [options.RewardOptions]
     ours["expert_iteration"] = [options.SftOptions, options.SampleOptions, options.RoundOptions]
     for config_class in ours[trainer]:
         recipe.build(config_class)
     if trainer in ("sft", "expert_iteration"):
         recipe.build(trl.SFTConfig, bf16=False)
-    if trainer == "grpo":
-        recipe.build(trl.GRPOConfig, bf16=False)
+    library = {"grpo": trl.GRPOConfig, "dpo": trl.DPOConfig, "reward_model": trl.RewardConfig}
+    if trainer in library:
+        recipe.build(library[trainer], bf16=False)
     if trainer not in ("eval", "sample"):
         recipe.build(trl.ModelConfig)
         recipe.build(options.StrategyOptions)
@@ -88,8 +90,12 @@ def test_every_accelerate_config_loads_in_accelerate_and_here(path):
 
 
 @pytest.mark.parametrize(
-    "script", ["src/sft.py", "src/grpo.py", "src/eval.py", "src/sample.py", "src/expert_iteration.py"]
-)
+    "script",
+    [
+        "src/sft.py", "src/grpo.py", "src/eval.py", "src/sample.py", "src/expert_iteration.py", "src/dpo.py",
+        "src/reward_model.py",
+    ],
+)  # fmt: skip
 def test_help_lists_fields(script):
     done = subprocess.run([sys.executable, script, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0

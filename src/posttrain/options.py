@@ -273,3 +273,38 @@ class RoundOptions:
     data_dir: str = field(default="data", metadata={"help": "Where data_prep scripts wrote the benchmarks."})
     eval_batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once in evaluation."})
     limit: int | None = field(default=None, metadata={"help": "Only the first N questions of a benchmark."})
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """What `src/dpo.py` needs beside `DPOConfig` and `ModelConfig`."""
+
+    trainer: str = field(metadata={"help": "The method; the script src/<trainer>.py runs the recipe."})
+    dataset_name: str = field(metadata={"help": "Directory written by data_prep/preference_pairs.py."})
+    prompt: str = field(metadata={"help": "As in SftOptions.", "choices": ["chat", "r1_zero", "question_only"]})
+    eos_token: str | None = field(
+        default=None, metadata={"help": "Ends a completion; null keeps the checkpoint's own, as SFT trained it."}
+    )
+    too_long: str = field(
+        default="error",
+        metadata={
+            "help": "A pair with a side longer than max_length ends the run (`error`) or is counted and left out.",
+            "choices": ["error", "drop"],
+        },
+    )
+
+
+@dataclass(frozen=True)
+class RewardOptions(PairOptions):
+    """What `src/reward_model.py` needs beside `RewardConfig`, `ModelConfig` and the keys of `PairOptions`."""
+
+    pairwise_loss: str = field(
+        default="sigmoid",
+        metadata={
+            "help": "`sigmoid` is Bradley and Terry's, `logistic` the same by softplus, `hinge` stops at the margin.",
+            "choices": ["sigmoid", "logistic", "hinge"],
+        },
+    )
+    margin: float | None = field(
+        default=None, metadata={"help": "How far apart the two rewards shall be; null is 1 for `hinge`, else 0."}
+    )

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from posttrain.schema import GRPO_CONFIG, MODEL_CONFIG, SFT_CONFIG, Field
+from posttrain.schema import DPO_CONFIG, GRPO_CONFIG, MODEL_CONFIG, REWARD_CONFIG, SFT_CONFIG, Field
 from posttrain.strategy_rules import strategy_contradictions
 
 OPTIONS = "posttrain/options.py"
@@ -12,6 +12,8 @@ STRATEGY = f"{OPTIONS}:StrategyOptions"
 SCHEMAS = {
     "sft": (*MODEL_CONFIG, *SFT_CONFIG, STRATEGY, f"{OPTIONS}:SftOptions"),
     "grpo": (*MODEL_CONFIG, *GRPO_CONFIG, STRATEGY, f"{OPTIONS}:GrpoOptions"),
+    "dpo": (*MODEL_CONFIG, *DPO_CONFIG, STRATEGY, f"{OPTIONS}:PairOptions"),
+    "reward_model": (*MODEL_CONFIG, *REWARD_CONFIG, STRATEGY, f"{OPTIONS}:PairOptions", f"{OPTIONS}:RewardOptions"),
     "eval": (f"{OPTIONS}:EvalOptions",),
     "sample": (f"{OPTIONS}:SampleOptions",),
     "expert_iteration": (
@@ -27,6 +29,8 @@ REQUIRED = {
         "temperature", "loss_type", "scale_rewards", "beta", "num_iterations", "mask_truncated_completions", "use_vllm",
         "per_device_train_batch_size", "gradient_accumulation_steps",
     ),
+    "dpo": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate", "beta", "loss_type"),
+    "reward_model": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"),
     "eval": (),
     "sample": (),
     "expert_iteration": ("max_length", "learning_rate"),
@@ -129,6 +133,7 @@ POSITIVE = {
 }  # fmt: skip
 LARGEST = {
     "seed": 2**32 - 1, "data_seed": 2**32 - 1, "top_p": 1, "probe_max_truncated": 1, "probe_max_zero_variance": 1,
+    "label_smoothing_factor": 1,
 }  # fmt: skip
 AT_LEAST_ZERO = {
     "probe_max_truncated",
@@ -143,6 +148,7 @@ AT_LEAST_ZERO = {
     "lora_dropout",
     "early_stopping_threshold",
     "freeze_layers",
+    "label_smoothing_factor",
 }
 
 
@@ -196,6 +202,7 @@ def contradictions(trainer: str, path: str, values: dict[str, Any]) -> list[str]
             return [f"{path}: num_samples: {values['num_samples']}: greedy samples are all the same; set temperature"]
         return []
     others = {
+        "dpo": _pair_contradictions, "reward_model": _pair_contradictions,
         "sample": _sampling_contradictions, "expert_iteration": _round_contradictions, "grpo": _grpo_contradictions,
     }  # fmt: skip
     return others.get(trainer, _sft_contradictions)(path, values)
@@ -264,6 +271,15 @@ def _round_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     return faults
 
 
+def _pair_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    faults = []
+    if values.get("eval_strategy", "no") == "steps" and not values.get("eval_steps"):
+        faults.append(f"{path}: eval_steps: missing: expected a number of steps with eval_strategy: steps")
+    if values.get("padding_free"):
+        faults.append(f"{path}: padding_free: true: pairs are padded; leave it out")
+    return faults + strategy_contradictions(path, values)
+
+
 def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     faults = []
     if values.get("packing") and values.get("packing_strategy", "bfd") != "bfd":
@@ -272,6 +288,10 @@ def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
         )
     if values["prompt"] == "none" and values.get("append_eos", True):
         faults.append(f"{path}: append_eos: true: plain text (prompt: none) has no end; write append_eos: false")
+    if values.get("label_smoothing_factor") and values.get("loss_type", "nll") not in ("nll", "chunked_nll"):
+        faults.append(
+            f"{path}: label_smoothing_factor: loss_type: {values['loss_type']} has none; write loss_type: nll"
+        )
     if values.get("eval_strategy", "no") == "steps" and not values.get("eval_steps"):
         faults.append(f"{path}: eval_steps: missing: expected a number of steps with eval_strategy: steps")
     for key in ("sample_generations", "eval_benchmarks"):

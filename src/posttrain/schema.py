@@ -17,6 +17,10 @@ ENUM_FILES = ("transformers/trainer_utils.py", "transformers/training_args.py")
 TRAINING_ARGUMENTS = "transformers/training_args.py:TrainingArguments"
 SFT_CONFIG = (TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig", "trl/trainer/sft_config.py:SFTConfig")
 GRPO_CONFIG = (TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig", "trl/trainer/grpo_config.py:GRPOConfig")
+REWARD_CONFIG = (
+    TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig", "trl/trainer/reward_config.py:RewardConfig",
+)  # fmt: skip
+DPO_CONFIG = (TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig", "trl/trainer/dpo_config.py:DPOConfig")
 MODEL_CONFIG = ("trl/trainer/model_config.py:ModelConfig",)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +20,7 @@ from trl.trainer.utils import adjusted_mfu, compute_flops_per_token, compute_mfu
 from posttrain import checkpoints
 from posttrain.encode import IGNORED
 from posttrain.errors import PosttrainError
+from posttrain.losses import SftLoss
 from posttrain.results import Sample
 from posttrain.rope import write_both_forms
 from posttrain.sampling import Decoding, HfSampler
@@ -103,21 +105,36 @@ class WholeRun(Trainer):
 class RecipeTrainer(WholeRun, SFTTrainer):
     """SFTTrainer for rows that `posttrain.encode` has tokenised."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        # TRL warns of its own way with label smoothing, which runs the model twice, once for its metrics alone.
+        warnings.filterwarnings("ignore", "`label_smoothing_factor` is deprecated", FutureWarning)
+        super().__init__(**kwargs)
+        self.label_smoother = None
+        if self.args.label_smoothing_factor and self.args.loss_type == "nll":
+            self.compute_loss_func = self.smoothed_loss
+
+    def smoothed_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Label-smoothed cross entropy of one forward pass. labels: (B, T), as yet unshifted"""
+        kept = labels[:, 1:] != IGNORED
+        total = SftLoss(self.args.label_smoothing_factor, "sum")(outputs.logits[:, :-1][kept], labels[:, 1:][kept])
+        return total / (kept.sum() if num_items_in_batch is None else num_items_in_batch)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """TRL's loss; on devices without its Triton kernel the model's own cross entropy, equal to 1e-6.
 
-        There TRL's per-token metrics are computed on steps that are logged, not on all of them.
+        There, and with label smoothing, TRL's per-token metrics are computed on steps that are logged, not on all.
         """
-        if self.args.loss_type != "nll" or inputs["input_ids"].device.type in FUSED_HEAD_DEVICES:
+        fused = inputs["input_ids"].device.type in FUSED_HEAD_DEVICES and self.compute_loss_func is None
+        if self.args.loss_type != "nll" or fused:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        inputs["use_cache"] = False
+        inputs, labels = {**inputs, "use_cache": False}, inputs["labels"]  # Trainer takes them out of what it is given
         loss, outputs = Trainer.compute_loss(
             self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
         if (self.state.global_step + 1) % max(1, int(self.args.logging_steps)) == 0 or not model.training:
-            self._add_token_metrics(outputs.logits.detach(), inputs["labels"], "train" if model.training else "eval")
+            self._add_token_metrics(outputs.logits.detach(), labels, "train" if model.training else "eval")
         return (loss, outputs) if return_outputs else loss
 
     def _add_token_metrics(self, logits: torch.Tensor, labels: torch.Tensor, mode: str) -> None:
