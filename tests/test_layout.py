@@ -25,6 +25,7 @@ LIGHT = (
     "omcq", "page", "formulas", "report_samples", "report_figures", "report_page", "rewards",
     "readers", "shapes", "filters", "selection",
     "rollouts", "candidates", "rounds",
+    "memory_options", "memory_overrides", "memory_questions",
 )  # fmt: skip
 
 
@@ -53,16 +54,17 @@ def test_light_modules_do_not_import_torch():
 def test_every_recipe_parses_and_builds_its_dataclasses(path):
     import trl
 
-    from posttrain import options
+    from posttrain import memory_options, options
 
     trainer = yaml.safe_load(path.read_text())["trainer"]
     recipe = read_recipe([str(path)], trainer)
     ours = {"sft": [options.SftOptions], "grpo": [options.GrpoOptions], "eval": [options.EvalOptions]}
     ours["sample"] = [options.SampleOptions]
+    ours["memory_sft"] = [memory_options.MemoryOptions]
     ours["expert_iteration"] = [options.SftOptions, options.SampleOptions, options.RoundOptions]
     for config_class in ours[trainer]:
         recipe.build(config_class)
-    if trainer in ("sft", "expert_iteration"):
+    if trainer in ("sft", "expert_iteration", "memory_sft"):
         recipe.build(trl.SFTConfig, bf16=False)
     if trainer == "grpo":
         recipe.build(trl.GRPOConfig, bf16=False)
@@ -86,11 +88,10 @@ def test_every_accelerate_config_loads_in_accelerate_and_here(path):
     assert isinstance(toggles["gradient_checkpointing"], bool)
 
 
-@pytest.mark.parametrize(
-    "script", ["src/sft.py", "src/grpo.py", "src/eval.py", "src/sample.py", "src/expert_iteration.py"]
-)
+@pytest.mark.parametrize("script", ["sft", "grpo", "eval", "sample", "expert_iteration", "memory_sft"])
 def test_help_lists_fields(script):
-    done = subprocess.run([sys.executable, script, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
+    command = [sys.executable, f"src/{script}.py", "--help"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0
     assert "seed: int" in done.stdout
 

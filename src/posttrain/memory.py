@@ -1,8 +1,8 @@
 """An explicit memory inside a frozen model: after chosen layers each token looks up a row of a bank of sentences.
 
-The model's class, its own parameters and `generate()` stay what they are: `attach` hangs `model.memory` beside the
-layers and a hook on each chosen one, `h ← h + fusion(norm(h), row)`. A memory that was just attached changes nothing, as
-the fusion's last matrix is zero.
+The model keeps its class, its parameters and `generate()`: `attach` hangs `model.memory` beside the layers and a hook
+on each chosen one, `h ← h + fusion(norm(h), row)`. A memory that was just attached changes nothing, as the last matrix
+of its fusion is zero.
 """
 
 from collections.abc import Callable, Iterator

@@ -11,6 +11,7 @@ OPTIONS = "posttrain/options.py"
 SCHEMAS = {
     "sft": (*MODEL_CONFIG, *SFT_CONFIG, f"{OPTIONS}:SftOptions"),
     "grpo": (*MODEL_CONFIG, *GRPO_CONFIG, f"{OPTIONS}:GrpoOptions"),
+    "memory_sft": (*MODEL_CONFIG, *SFT_CONFIG, "posttrain/memory_options.py:MemoryOptions"),
     "eval": (f"{OPTIONS}:EvalOptions",),
     "sample": (f"{OPTIONS}:SampleOptions",),
     "expert_iteration": (
@@ -25,6 +26,7 @@ REQUIRED = {
         "temperature", "loss_type", "scale_rewards", "beta", "num_iterations", "mask_truncated_completions", "use_vllm",
         "per_device_train_batch_size", "gradient_accumulation_steps",
     ),
+    "memory_sft": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"),
     "eval": (),
     "sample": (),
     "expert_iteration": ("max_length", "learning_rate"),
@@ -122,10 +124,12 @@ POSITIVE = {
     "learning_rate", "max_length", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "logging_steps", "save_steps", "eval_steps", "num_train_epochs", "max_new_tokens",
     "num_samples", "num_questions", "num_candidates", "num_rounds", "max_per_question", "eval_batch_size", "batch_size",
-     "num_train_examples", "limit", "lora_r", "lora_alpha", "save_total_limit", "top_p",
+     "num_train_examples", "limit", "knowledge_num", "knowledge_length", "knowledge_dim", "gumbel_temperature",
+    "lora_r", "lora_alpha", "save_total_limit", "top_p",
 }  # fmt: skip
 LARGEST = {
     "seed": 2**32 - 1, "data_seed": 2**32 - 1, "top_p": 1, "probe_max_truncated": 1, "probe_max_zero_variance": 1,
+    "counterfactual_prob": 1, "dropout": 1,
 }  # fmt: skip
 AT_LEAST_ZERO = {
     "probe_max_truncated",
@@ -138,6 +142,13 @@ AT_LEAST_ZERO = {
     "temperature",
     "sample_generations",
     "lora_dropout",
+    "counterfactual_prob",
+    "dropout",
+    "fusion_rank",
+    "gate_rank",
+    "similarity_loss_coef",
+    "diversity_loss_coef",
+    "router_loss_coef",
 }
 
 
@@ -192,6 +203,7 @@ def contradictions(trainer: str, path: str, values: dict[str, Any]) -> list[str]
         return []
     others = {
         "sample": _sampling_contradictions, "expert_iteration": _round_contradictions, "grpo": _grpo_contradictions,
+        "memory_sft": _memory_sft_contradictions,
     }  # fmt: skip
     return others.get(trainer, _sft_contradictions)(path, values)
 
@@ -275,6 +287,23 @@ def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
         faults.append(f"{path}: use_peft: true: an adapter on random weights (random_init: true) learns nothing")
     if values.get("load_best_model_at_end") and values.get("eval_strategy", "no") == "no":
         faults.append(f"{path}: load_best_model_at_end: true: needs eval_strategy: steps or epoch")
+    return faults + _memory_contradictions(path, values)
+
+
+def _memory_sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    faults = [
+        f"{path}: {key}: true: a memory is trained beside a frozen model, on rows of their own; leave it out"
+        for key in ("packing", "use_peft")
+        if values.get(key)
+    ]
+    if values.get("eval_strategy", "no") != "no" and not values.get("validation_name"):
+        faults.append(f"{path}: validation_name: missing: expected a file of questions with eval_strategy")
+    if values.get("load_best_model_at_end") and values.get("eval_strategy", "no") == "no":
+        faults.append(f"{path}: load_best_model_at_end: true: needs eval_strategy: steps or epoch")
+    if values.get("knowledge_dim", 128) % 2:
+        faults.append(
+            f"{path}: knowledge_dim: {values['knowledge_dim']}: expected an even number; a key has two halves"
+        )
     return faults + _memory_contradictions(path, values)
 
 
