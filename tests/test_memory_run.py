@@ -61,6 +61,15 @@ def test_it_answers_from_rows_it_never_saw_and_falls_to_chance_without_them(trai
     assert len(samples) == 5 * 64
 
 
+def test_the_example_changes_an_answer_without_training(trained):
+    done = run_script("examples/explicit_memory.py", trained / "final")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "bank row" in line or "→" in line]
+    for row, answer in (lines[:2], lines[2:4]):
+        assert row.split()[-1] == answer.split()[-1]
+    assert lines[1] != lines[3]
+
+
 def test_only_the_memory_is_saved_and_recorded(trained, world):
     final = trained / "final"
     assert {path.name for path in final.iterdir()} == {
