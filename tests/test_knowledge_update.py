@@ -76,7 +76,7 @@ def test_a_change_that_cannot_be_made_is_refused(record):
 
 
 def test_a_full_bank_takes_no_more():
-    with pytest.raises(BankError, match="change 4.*taken"):
+    with pytest.raises(BankError, match=r"change 4.*taken"):
         changed(*({"op": "add", "sentence": "x"} for _ in range(4)))
 
 
