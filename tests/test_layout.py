@@ -25,6 +25,7 @@ LIGHT = (
     "omcq", "page", "formulas", "report_samples", "report_figures", "report_page", "rewards",
     "readers", "shapes", "filters", "selection",
     "rollouts", "candidates", "rounds", "front", "strategy_rules", "preference",
+    "memory_options", "memory_overrides", "memory_questions",
 )  # fmt: skip
 
 
@@ -53,17 +54,18 @@ def test_light_modules_do_not_import_torch():
 def test_every_recipe_parses_and_builds_its_dataclasses(path):
     import trl
 
-    from posttrain import options
+    from posttrain import memory_options, options
 
     trainer = yaml.safe_load(path.read_text())["trainer"]
     recipe = read_recipe([str(path)], trainer)
     ours = {"sft": [options.SftOptions], "grpo": [options.GrpoOptions], "eval": [options.EvalOptions]}
     ours["sample"] = [options.SampleOptions]
     ours["dpo"], ours["reward_model"] = [options.PairOptions], [options.RewardOptions]
+    ours["memory_sft"] = [memory_options.MemoryOptions]
     ours["expert_iteration"] = [options.SftOptions, options.SampleOptions, options.RoundOptions]
     for config_class in ours[trainer]:
         recipe.build(config_class)
-    if trainer in ("sft", "expert_iteration"):
+    if trainer in ("sft", "expert_iteration", "memory_sft"):
         recipe.build(trl.SFTConfig, bf16=False)
     library = {"grpo": trl.GRPOConfig, "dpo": trl.DPOConfig, "reward_model": trl.RewardConfig}
     if trainer in library:
@@ -91,13 +93,11 @@ def test_every_accelerate_config_loads_in_accelerate_and_here(path):
 
 @pytest.mark.parametrize(
     "script",
-    [
-        "src/sft.py", "src/grpo.py", "src/eval.py", "src/sample.py", "src/expert_iteration.py", "src/dpo.py",
-        "src/reward_model.py",
-    ],
-)  # fmt: skip
+    ["sft", "grpo", "eval", "sample", "expert_iteration", "memory_sft", "dpo", "reward_model"],
+)
 def test_help_lists_fields(script):
-    done = subprocess.run([sys.executable, script, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
+    command = [sys.executable, f"src/{script}.py", "--help"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0
     assert "seed: int" in done.stdout
 

@@ -4,6 +4,7 @@ The cache file is `torch.save` of an int64 tensor (knowledge_num, knowledge_leng
 says which fact lies in which row. Row i holds sentence i of the source; rows without a sentence are all padding.
 """
 
+import hashlib
 import json
 import math
 import pickle
@@ -144,8 +145,27 @@ def check_bank(bank: Any, shape: BankShape, where: str) -> Tensor:
     return bank
 
 
+def bank_digest(bank: Tensor) -> str:
+    """SHA-256 of a bank's shape and token ids, whatever file it came from."""
+    digest = hashlib.sha256(str(list(bank.shape)).encode())
+    digest.update(memoryview(bank.cpu().contiguous().numpy()))
+    return digest.hexdigest()
+
+
+def read_metadata(cache: Path) -> dict[str, Any]:
+    """The head of the mapping beside a cache; empty where there is none. Its first line alone is read."""
+    path = mapping_path(cache)
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(encoding="utf-8") as file:
+            return json.loads(file.readline().rstrip().removesuffix(",") + "}")["metadata"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BankError(f"{path}: not the mapping of a bank ({error}); build it again") from error
+
+
 def load_bank(cache: Path, shape: BankShape) -> Tensor:
-    """The bank of a cache file, checked; raises BankError where there is none or it does not fit."""
+    """The bank of a cache file, checked against `shape` and its mapping's digest; raises BankError otherwise."""
     if not cache.is_file():
         raise BankError(f"{cache}: missing; build it with data_prep/knowledge_cache.py")
     try:
@@ -153,7 +173,14 @@ def load_bank(cache: Path, shape: BankShape) -> Tensor:
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).split("\n")[0]
         raise BankError(f"{cache}: not a tensor that torch.save wrote ({reason}); build it again") from error
-    return check_bank(bank, shape, str(cache))
+    check_bank(bank, shape, str(cache))
+    digest, expected = bank_digest(bank), read_metadata(cache).get("digest")
+    if expected not in (None, digest):
+        raise BankError(
+            f"{cache}: digest {digest[:12]}…, but its mapping says {expected[:12]}…; one of the two was changed alone, "
+            f"build it again"
+        )
+    return bank
 
 
 def write_bank(cache: Path, bank: Tensor, mappings: list[dict[str, Any]], metadata: dict[str, Any]) -> None:
@@ -163,6 +190,7 @@ def write_bank(cache: Path, bank: Tensor, mappings: list[dict[str, Any]], metada
         "total_entries": len(mappings),
         "knowledge_num": bank.shape[0],
         "knowledge_length": bank.shape[1],
+        "digest": bank_digest(bank),
         **metadata,
         "generation_time": lineage.now(),
     }

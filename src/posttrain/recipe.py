@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from posttrain import recipe_rules as rules
+from posttrain.contradictions import contradictions
 from posttrain.errors import PosttrainError
 from posttrain.schema import Field, accepts, read_fields
 
@@ -96,7 +97,7 @@ def read_recipe(argv: Sequence[str], trainer: str) -> Recipe:
             field = fields[key]
             faults.append(f"{path}: {key}: missing; expected {field.annotation}: {rules.purpose(field.help)}")
     if not faults:
-        faults += rules.contradictions(trainer, str(path), {key: entry.value for key, entry in known.items()})
+        faults += contradictions(trainer, str(path), {key: entry.value for key, entry in known.items()})
     if faults:
         raise RecipeError(faults)
     values = {key: entry.value for key, entry in merged.items()}

@@ -1,0 +1,65 @@
+"""Ask a model with an explicit memory, change a fact in its bank, ask again: the answer changes without training.
+
+    python examples/explicit_memory.py outputs/tiny_memory/final
+
+takes the first fact of the bank and a wrong place; --question, --uuid, --sentence and --object name your own.
+"""
+
+import argparse
+from pathlib import Path
+
+from posttrain.errors import PosttrainError, run_script
+from posttrain.knowledge import BankShape
+from posttrain.knowledge_update import apply_changes, as_change, read_mappings
+from posttrain.memory_inference import Reader, open_reader
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    # 1. The frozen model with its memory and bank.
+    reader = open_reader(arguments.memory)
+    mappings = read_mappings(reader.cache)
+    uuid = arguments.uuid or mappings[0]["uuid"]
+    fact = next((entry for entry in mappings if entry["uuid"] == uuid), None)
+    if fact is None:
+        raise PosttrainError(f"{reader.cache}: holds no fact of uuid {uuid!r}")
+    before, found, _ = fact["sentence"].rpartition(fact["object"])
+    question = arguments.question or before.strip()
+    other = arguments.object or next(e["object"] for e in mappings if e["object"] != fact["object"])
+    sentence = arguments.sentence or before + other
+    if not found and not arguments.sentence:
+        raise PosttrainError(f"{fact['sentence']!r} does not name its object; write the new sentence with --sentence")
+
+    # 2. Ask, edit, ask.
+    print(f"bank row {fact['database_index']}: {fact['sentence']}")
+    print(f"  {question} → {reader.ask(question)}")
+    edit(reader, {"op": "replace", "uuid": uuid, "sentence": sentence, "object": other})
+    print(f"bank row {fact['database_index']}: {sentence}")
+    print(f"  {question} → {reader.ask(question)}")
+    edit(reader, {"op": "remove", "uuid": uuid})
+    print(f"bank row {fact['database_index']}: empty")
+    print(f"  {question} → {reader.ask(question)}")
+
+
+def edit(reader: Reader, change: dict[str, str]) -> None:
+    """Make a change in the bank that the model reads; data_prep/knowledge_update.py makes it in the file."""
+    config = reader.description["config"]
+    shape = BankShape(config.knowledge_num, config.knowledge_length, len(reader.tokenizer), config.pad_id)
+    encode = lambda sentences: reader.tokenizer(sentences, add_special_tokens=False)["input_ids"]  # noqa: E731
+    changes = [as_change(change, "this change")]
+    bank, _ = apply_changes(reader.memory.bank.cpu(), read_mappings(reader.cache), changes, encode, shape)
+    reader.memory.bank.copy_(bank)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("memory", type=Path, help="final/ of a run of src/memory_sft.py")
+    parser.add_argument("--question", help="what to ask; without it the sentence up to its object")
+    parser.add_argument("--uuid", help="the fact to change; without it the bank's first")
+    parser.add_argument("--object", help="what the fact shall say instead")
+    parser.add_argument("--sentence", help="the new sentence; without it the old one with the new object")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_script(main)

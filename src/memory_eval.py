@@ -1,0 +1,85 @@
+"""Ask a model with an explicit memory, with the true, a shuffled, an empty and an edited bank, and without memory.
+
+    python src/memory_eval.py outputs/tiny_memory/final --questions data/tiny_facts/validation.json
+
+Writes metrics.json, samples.jsonl and table.txt into --out (evals/<run>/memory).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from posttrain import atomic
+from posttrain.errors import PosttrainError, check_writable, run_script
+from posttrain.knowledge import mapping_path
+from posttrain.lineage import code_state
+from posttrain.memory_questions import Fact, Question, facts_by_uuid, read_questions
+from posttrain.model_source import evaluation_name
+from posttrain.rows import row_id
+
+BANKS = ("true", "shuffled", "empty", "edited", "no_memory")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    out = arguments.out or Path("evals") / evaluation_name(str(arguments.memory)) / "memory"
+    check_writable(out)
+    questions = read_limited(arguments.questions, arguments.limit)
+
+    from posttrain import memory_evaluation
+    from posttrain.memory_inference import open_reader
+
+    reader = open_reader(arguments.memory, arguments.model, arguments.cache)
+    facts = facts_by_uuid(mapping_path(reader.cache), {question.uuid for question in questions})
+    pairs = [(question, facts.get(question.uuid, Fact())) for question in questions]
+    summaries = {}
+    with atomic.writing(out / "samples.jsonl") as samples:
+        for name in arguments.banks:
+            what = memory_evaluation.experiment(name, reader, pairs, arguments.seed)
+            records = memory_evaluation.run(reader, what, arguments.batch_size, arguments.max_new_tokens)
+            for record in records:
+                samples.write((json.dumps({"bank": name, **record}, ensure_ascii=False) + "\n").encode())
+            summaries[name] = memory_evaluation.summarise(records) | {"left_out": len(pairs) - len(records)}
+    prompts = [reader.prompt_ids(question.content) for question in questions]
+    table = memory_evaluation.table(summaries)
+    atomic.write_bytes(out / "table.txt", (table + "\n").encode())
+    settings = {name: str(value) for name, value in vars(arguments).items()}
+    atomic.write_json(
+        out / "metrics.json",
+        {
+            "settings": settings,
+            "code": code_state(),
+            "bank": reader.description["bank"],
+            "with_fact": sum(fact.row >= 0 for _, fact in pairs),
+            "banks": summaries,
+            "usage": memory_evaluation.usage(reader, prompts, arguments.batch_size),
+        },
+    )
+    print(f"{table}\n{out}/metrics.json")
+
+
+def read_limited(path: Path, limit: int | None) -> list[Question]:
+    """The questions of a file, at most `limit` of them, chosen by content hash."""
+    questions = sorted(read_questions(path), key=lambda question: row_id(question.content, question.answer))
+    if not questions:
+        raise PosttrainError(f"{path}: holds no questions")
+    return questions[:limit]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("memory", type=Path, help="final/ of a run of src/memory_sft.py, or one of its checkpoints")
+    parser.add_argument("--questions", type=Path, required=True, help=".json of data_prep/omcq.py, or conversations")
+    parser.add_argument("--model", help="another copy of the frozen model than the one trained with")
+    parser.add_argument("--cache", type=Path, help="another copy of the bank, or one made from it by changing rows")
+    parser.add_argument("--out", type=Path, help="evals/<run>/memory without it")
+    parser.add_argument("--banks", nargs="+", default=list(BANKS), choices=BANKS)
+    parser.add_argument("--limit", type=int, help="ask so many questions, chosen by content hash")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--max-new-tokens", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffled and the edited bank")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_script(main)

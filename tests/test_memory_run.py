@@ -1,0 +1,123 @@
+"""src/memory_sft.py and src/memory_eval.py end to end: a frozen random network learns to read, and provably reads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import config_copy, kill_when, launch, record, run_script
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("facts")
+    done = run_script("data_prep/tiny_facts.py", "--names", 4, "--out", directory)
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+def arguments(world: Path, out: Path, **changes: Any) -> list[str]:
+    values = {
+        "model_name_or_path": world / "base", "dataset_name": world / "train.json", "cache_path": world / "bank.pt",
+        "validation_name": world / "validation.json", "knowledge_num": 64, "num_train_epochs": 400,
+        "per_device_train_batch_size": 64, "output_dir": out, **changes,
+    }  # fmt: skip
+    pairs = (text for key, value in values.items() for text in (f"--{key}", str(value)))
+    return ["src/memory_sft.py", "recipes/tiny_memory.yaml", *pairs]
+
+
+def evaluate(memory: Path, world: Path, out: Path) -> dict[str, Any]:
+    done = run_script(
+        "src/memory_eval.py", memory, "--questions", world / "validation.json", "--out", out, "--max-new-tokens", 3
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("memory") / "run"
+    done = run_script(*arguments(world, out, save_pth="true"))
+    assert done.returncode == 0, done.stderr
+    assert "可训练参数" in done.stdout
+    return out
+
+
+def test_it_answers_from_rows_it_never_saw_and_falls_to_chance_without_them(trained, world, tmp_path):
+    banks = evaluate(trained / "final", world, tmp_path)["banks"]
+    for name in ("true", "edited"):
+        assert banks[name]["startswith"]["value"] >= 0.95, name
+        assert banks[name]["likelihood"]["value"] >= 0.95, name
+        assert all(rate["value"] >= 0.95 for rate in banks[name]["hit_rate"].values()), name
+    for name in ("shuffled", "empty", "no_memory"):
+        assert banks[name]["startswith"]["value"] <= 0.1, name  # 64 places
+        assert banks[name]["likelihood"]["low"] <= 0.2 <= banks[name]["likelihood"]["high"], name
+    assert banks["true"]["letter"] is None
+    assert banks["edited"]["left_out"] == 0
+    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 5 * 64
+
+
+def test_the_example_changes_an_answer_without_training(trained):
+    done = run_script("examples/explicit_memory.py", trained / "final")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "bank row" in line or "→" in line]
+    for row, answer in (lines[:2], lines[2:4]):
+        assert row.split()[-1] == answer.split()[-1]
+    assert lines[1] != lines[3]
+
+
+def test_only_the_memory_is_saved_and_recorded(trained, world):
+    final = trained / "final"
+    assert {path.name for path in final.iterdir()} == {
+        "memory.safetensors", "memory.json", "lineage.json", "complete.json",
+    }  # fmt: skip
+    assert (trained / "sft_latest.pth").is_file()
+    run = record(trained)
+    assert run["finished"]
+    trainable = sum(tensor.numel() for tensor in load_file(final / "memory.safetensors").values())
+    assert run["result"]["effective"]["trainable_parameters"] == trainable
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss_ce", "loss_similarity", "loss_diversity", "loss_router", "hit_rate"} <= set(lines[0])
+    assert lines[-1]["loss_ce"] < lines[0]["loss_ce"]
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(world, tmp_path):
+    config = config_copy(tmp_path, "cpu", {"gradient_checkpointing": True})
+    short = {"max_steps": 20, "save_steps": 10, "logging_steps": 5, "per_device_train_batch_size": 16}
+    short |= {"gradient_accumulation_steps": 2, "eval_strategy": "steps", "eval_steps": 10}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run_script(*arguments(world, whole, **short), config=config)
+    assert done.returncode == 0, done.stderr
+    assert any("eval_loss" in line for line in (whole / "metrics.jsonl").read_text().splitlines())
+    kill_when(killed / "checkpoint-10/complete.json", arguments(world, killed, **short), config)
+    again = run_script(*arguments(world, killed, **short), config=config)
+    assert again.returncode == 0, again.stderr
+    assert record(killed)["sessions"][1]["resumed_from"] == "checkpoint-10"
+    name = "final/memory.safetensors"
+    assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_two_processes_keep_their_own_counterfactual_rows(world, tmp_path):
+    """If DDP broadcast the bank, one process would read the other's rows, and half of the answers would be wrong."""
+    two = launch(
+        "accelerate_configs/cpu_2proc.yaml", *arguments(world, tmp_path / "run", per_device_train_batch_size=32)
+    )
+    assert two.returncode == 0, two.stderr
+    assert record(tmp_path / "run")["accelerate"]["num_processes"] == 2
+    assert evaluate(tmp_path / "run/final", world, tmp_path / "e")["banks"]["edited"]["startswith"]["value"] >= 0.95
+
+
+def test_what_is_wrong_is_refused_before_training(world, tmp_path):
+    wrong = {"packing": "true", "counterfactual_prob": "1.5", "knowledge_dim": 3}
+    at_once = run_script(*arguments(world, tmp_path / "run", **wrong))
+    assert at_once.returncode == 2
+    assert "counterfactual_prob: 1.5: expected at most 1" in at_once.stderr
+    bank = run_script(*arguments(world, tmp_path / "run", knowledge_num=256))
+    assert bank.returncode == 2
+    assert "has shape [64, 6], expected [256, 6]" in bank.stderr
+    assert "Traceback" not in bank.stderr
+    assert not (tmp_path / "run" / "run.json").exists()
