@@ -18,6 +18,8 @@ from posttrain.rollouts import Question, Rollout, verify
 from posttrain.sampling import Decoding, HfSampler, Sampler
 from posttrain.server_sampler import ServerSampler
 
+ADVICE = "shorten --max_new_tokens, or ask less at once (--batch_size, --max-samples 25, --num-candidates 2)"
+
 
 @dataclass(frozen=True)
 class SamplingStage:
@@ -48,13 +50,23 @@ class SamplingStage:
                     yield likelihood.measure(rollout, self.prompts[number], self.model, self.tokenizer)
 
     def _samples(self, prompts: list[list[int]], done: AbstractSet[int]) -> Iterator[Sample]:
-        try:
-            yield from self.sampler.sample(prompts, self.decoding, done)
-        except torch.cuda.OutOfMemoryError as error:
-            raise PosttrainError(
-                f"out of memory at {self.sampler.backend.get('batch_size')} completions at once; start again with half "
-                f"that --batch_size, or fewer questions and candidates (--max-samples 25 --num-candidates 2)"
-            ) from error
+        """Where memory runs out, what is left is sampled in batches of half the size, which is said."""
+        sampler, sampled = self.sampler, set(done)
+        while True:
+            try:
+                for sample in sampler.sample(prompts, self.decoding, sampled):
+                    sampled.add(sample.index)
+                    yield sample
+                return
+            except torch.cuda.OutOfMemoryError as error:
+                batch_size = getattr(sampler, "batch_size", 1)
+                if batch_size < 2:
+                    raise PosttrainError(f"out of memory at one completion at once ({error}); {ADVICE}") from error
+            print(
+                f"warning: out of memory at {batch_size} completions at once, going on with half; {ADVICE}", flush=True
+            )
+            torch.cuda.empty_cache()
+            sampler = HfSampler(self.model, self.tokenizer, batch_size // 2)
 
 
 def load_sampler(
