@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY
 from hypothesis import given, settings
@@ -79,7 +80,7 @@ def test_any_row_is_learned_whole_or_refused(question, solution):
     ],
 )
 def test_lint(ids, text, decoded, expected):
-    fault = lint(ids, text, decoded, eos_id=2)
+    fault = lint(np.array(ids), text, decoded.encode(), eos_id=2)
     assert (fault is None) if expected is None else expected in fault
 
 

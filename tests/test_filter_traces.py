@@ -98,7 +98,7 @@ def test_order_processes_shards_and_an_interruption_do_not_change_a_byte(mixed, 
     prepare(tmp_path / "nodes/out", shards, *options, "--tasks", 2)
     assert digests(tmp_path / "nodes/out") == reference
     # Killed after some of the parts: what is there is used, the rest is made.
-    parts = sorted((tmp_path / ".filter_traces").rglob("*.parquet"))
+    parts = sorted((tmp_path / ".filter_traces").rglob("*.arrow"))
     assert len(parts) == 4
     stamps = {path: path.stat().st_mtime_ns for path in parts[:2]}
     for path in parts[2:]:
@@ -218,7 +218,18 @@ def test_what_cannot_be_done_says_why_and_keeps_what_was_complete(mixed, tmp_pat
     assert "a.csv:2: no known pair of question and response among the columns question, gold" in error
     assert "no row is left to train on" in error
     # A disk that takes no more: bash's limit on the size of a file gives the same error.
-    command = [sys.executable, SCRIPT, mixed, *CHAT, "--max-tokens", 512, "--out", tmp_path / "full", "--processes", 1]
+    command = [
+        sys.executable,
+        SCRIPT,
+        mixed,
+        *CHAT,
+        "--max-tokens",
+        512,
+        "--out",
+        tmp_path / "full/out",
+        "--processes",
+        1,
+    ]
     script = f"ulimit -f 8; exec {shlex.join(map(str, command))}"
     full = subprocess.run(
         ["bash", "-c", script], cwd=REPOSITORY, env=script_environment(), capture_output=True, text=True

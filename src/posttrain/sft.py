@@ -6,11 +6,11 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-from trl import ModelConfig, SFTConfig, get_peft_config, pack_dataset
+from trl import ModelConfig, SFTConfig, get_peft_config
 
 from posttrain import attention, training
 from posttrain.callbacks import MetricsFile, SampleGenerations, prepare_trackers
-from posttrain.encode import Encoding, load_split
+from posttrain.encode import Encoding, load_split, pack
 from posttrain.hardware import Hardware
 from posttrain.lineage import digest
 from posttrain.manifest import split_path
@@ -55,7 +55,7 @@ def load_rows(
         dataset, dropped[split] = load_split(path, tokenizer, encoding, limit)
         used[split] = len(dataset)
         if arguments.packing:
-            dataset = pack_dataset(dataset, arguments.max_length, arguments.packing_strategy)
+            dataset = pack(dataset, arguments.max_length)
         splits[split] = dataset.with_format("numpy")  # collates ten times faster than Python lists
     return Rows(splits["train"], splits.get("validation"), used, dropped)
 
