@@ -1,16 +1,21 @@
 """Tokenised rows: prompt masked, end learned, nothing cut; anything else is refused with the row's id."""
 
+import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.decoders import Fuse
 from transformers import AutoTokenizer
 
-from posttrain.encode import IGNORED, Encoding, RowError, encode_rows, lint, load_split
+from posttrain.encode import IGNORED, Encoding, RowError, encode_rows, lint, load_split, pack, with_labels
+from posttrain.prepared import Ids
 from posttrain.prompts import render_prompt
 from posttrain.rows import Row, chat_row, text_row, write_parquet
+from posttrain.tokenise import spelled, token_ids
 
 CHAT = Encoding("chat", "<|im_end|>", max_length=256, too_long="error")
 
@@ -79,8 +84,31 @@ def test_any_row_is_learned_whole_or_refused(question, solution):
     ],
 )
 def test_lint(ids, text, decoded, expected):
-    fault = lint(ids, text, decoded, eos_id=2)
+    fault = lint(np.array(ids), text, decoded.encode(), eos_id=2)
     assert (fault is None) if expected is None else expected in fault
+
+
+@given(st.lists(st.text(max_size=40), max_size=4))
+def test_what_ids_stand_for_is_what_the_tokenizer_decodes(texts):
+    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "assets/tiny_init")
+    tokenizer.add_tokens(["<é ü>"])
+    texts = [*texts, "a<é ü>b<|im_end|>"]
+    ids = token_ids(tokenizer, texts)
+    decoded = tokenizer.backend_tokenizer.decode_batch(ids, skip_special_tokens=False)
+    assert [text.decode() for text in spelled(tokenizer, ids)] == decoded
+    tokenizer.backend_tokenizer.decoder = Fuse()  # a decoder that is not byte-level is asked itself
+    assert spelled(tokenizer, ids[-1:]) == ["a<é ü>b<|im_end|>".encode()]
+
+
+def test_rows_are_packed_whole_and_among_all_of_them():
+    lengths = np.sort(np.random.default_rng(0).integers(1, 101, 3000))[::-1]  # TRL's first thousand do not fit together
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = Ids(np.array([f"{n:04x}" for n in range(3000)]), np.repeat(np.arange(3000), lengths), offsets, lengths * 0)
+    packed = pack(with_labels(ids), 100)
+    assert all(sum(found) <= 100 for found in packed["seq_lengths"])
+    found = [(n, sum(1 for _ in run)) for row in packed["input_ids"] for n, run in itertools.groupby(row)]
+    assert sorted(found) == list(enumerate(lengths.tolist()))
+    assert lengths.sum() / (len(packed) * 100) > 0.97
 
 
 def test_a_template_that_drops_reasoning_is_refused(tokenizer):

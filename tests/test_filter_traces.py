@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import random
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY, run_script, script_environment
+from conftest import REPOSITORY, kill, run_script, script_environment, start
 
 SCRIPT = "data_prep/filter_traces.py"
 TOKENIZER = REPOSITORY / "assets/tiny_init"
@@ -98,7 +100,7 @@ def test_order_processes_shards_and_an_interruption_do_not_change_a_byte(mixed, 
     prepare(tmp_path / "nodes/out", shards, *options, "--tasks", 2)
     assert digests(tmp_path / "nodes/out") == reference
     # Killed after some of the parts: what is there is used, the rest is made.
-    parts = sorted((tmp_path / ".filter_traces").rglob("*.parquet"))
+    parts = sorted((tmp_path / ".filter_traces").rglob("*.arrow"))
     assert len(parts) == 4
     stamps = {path: path.stat().st_mtime_ns for path in parts[:2]}
     for path in parts[2:]:
@@ -107,6 +109,34 @@ def test_order_processes_shards_and_an_interruption_do_not_change_a_byte(mixed, 
     prepare(tmp_path / "shards_out", shards, *options)
     assert digests(tmp_path / "shards_out") == reference
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+
+
+def kill_after(n: int, pattern: str, place: Path, command: list[str]) -> None:
+    """Start a command and SIGKILL it, with its processes, as soon as `place` holds `n` files of this pattern."""
+    process = start(command, config=None)
+    deadline = time.monotonic() + 120
+    while len(list(place.rglob(pattern))) < n and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    ended = process.poll()
+    kill(process)
+    assert ended is None, f"it ended by itself ({ended}) before there were {n} of {pattern}"
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_next_run_gives_the_same_bytes(mixed, reference, tmp_path):
+    lines, shards, moments = mixed.read_bytes().splitlines(keepends=True), tmp_path / "shards", random.Random()
+    shards.mkdir()
+    for number in range(24):
+        write_lines(shards / f"{number}.jsonl", lines[number::24])
+    command = [SCRIPT, shards, *CHAT, "--max-tokens", 512, "--keep-dropped", "--source", "s", "--n", 40]
+    command = [*map(str, command), "--out", str(tmp_path / "out")]
+    kill_after(moments.randint(1, 9), "[!.]*.arrow", tmp_path / ".filter_traces", [*command, "--processes", "2"])
+    kill_after(moments.randint(10, 20), "[!.]*.arrow", tmp_path / ".filter_traces", [*command, "--processes", "1"])
+    kill_after(moments.randint(1, 3), ".*.parquet.tmp", tmp_path / "out", [*command, "--processes", "1"])
+    assert not (tmp_path / "out/manifest.json").exists()
+    prepare(tmp_path / "out", *command[1:-2], "--processes", 2)
+    assert digests(tmp_path / "out") == reference
+    assert not list((tmp_path / "out").glob("*.tmp"))
 
 
 @pytest.mark.slow
@@ -218,7 +248,18 @@ def test_what_cannot_be_done_says_why_and_keeps_what_was_complete(mixed, tmp_pat
     assert "a.csv:2: no known pair of question and response among the columns question, gold" in error
     assert "no row is left to train on" in error
     # A disk that takes no more: bash's limit on the size of a file gives the same error.
-    command = [sys.executable, SCRIPT, mixed, *CHAT, "--max-tokens", 512, "--out", tmp_path / "full", "--processes", 1]
+    command = [
+        sys.executable,
+        SCRIPT,
+        mixed,
+        *CHAT,
+        "--max-tokens",
+        512,
+        "--out",
+        tmp_path / "full/out",
+        "--processes",
+        1,
+    ]
     script = f"ulimit -f 8; exec {shlex.join(map(str, command))}"
     full = subprocess.run(
         ["bash", "-c", script], cwd=REPOSITORY, env=script_environment(), capture_output=True, text=True

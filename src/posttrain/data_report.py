@@ -74,11 +74,11 @@ def answer_type(answer: str) -> str:
 
 def measure_packing(split: Split, budget: int) -> Packing:
     """Pack the rows that fit `budget` with TRL's own best-fit-decreasing, as training does."""
-    from trl import pack_dataset
+    from posttrain.encode import pack
 
     fits = split.lengths <= budget
     chosen = split.ids.select(np.flatnonzero(fits)).with_format(None).select_columns(["input_ids"])
-    packed = len(pack_dataset(chosen, budget, "bfd")) if len(chosen) else 0
+    packed = len(pack(chosen, budget)) if len(chosen) else 0
     return Packing(budget, int(fits.sum()), int(split.lengths[fits].sum()), packed, int((~fits).sum()))
 
 

@@ -6,8 +6,8 @@ alone, end token included. Nothing is ever truncated.
 """
 
 import functools
+import hashlib
 import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from posttrain.errors import PosttrainError
 from posttrain.prepared import Ids, ids_key, read_ids
 from posttrain.prompts import render_prompt
 from posttrain.rows import by_content, read_parquet
-from posttrain.tokenise import token_ids
+from posttrain.tokenise import Tokenise, spelled, token_ids
 
 IGNORED = -100  # the label that cross entropy skips
 BATCH = 512  # rows tokenised at once
+PACKED_AT_ONCE = 2**16  # rows
 
 
 class RowError(PosttrainError):
@@ -123,13 +124,25 @@ def load_split(
 
 def with_labels(ids: Ids) -> Dataset:
     """The trainer's columns: input_ids, and labels that are `IGNORED` on the prompt."""
-    values, lengths = ids.values.astype(np.int64), ids.lengths
-    position = np.arange(len(values)) - np.repeat(ids.offsets[:-1], lengths)
-    labels = np.where(position < np.repeat(ids.n_prompt, lengths), IGNORED, values)
+    values = ids.values.astype(np.int64)
+    labels = values.copy()
+    for start, n_prompt in zip(ids.offsets.tolist(), ids.n_prompt.tolist(), strict=False):
+        labels[start : start + n_prompt] = IGNORED
     offsets = pa.array(ids.offsets, pa.int32() if len(values) < 2**31 else pa.int64())
     column = pa.ListArray if len(values) < 2**31 else pa.LargeListArray
-    columns = {"input_ids": values, "labels": labels}
-    return Dataset(pa.table({name: column.from_arrays(offsets, pa.array(v)) for name, v in columns.items()}))
+    table = pa.table({"input_ids": column.from_arrays(offsets, values), "labels": column.from_arrays(offsets, labels)})
+    # A name of our own: to find one, datasets would pickle and hash all of it.
+    return Dataset(table, fingerprint=hashlib.sha256("".join(ids.row_ids).encode()).hexdigest()[:16])
+
+
+def pack(dataset: Dataset, length: int) -> Dataset:
+    """Rows side by side in rows of up to `length` tokens, best fit first.
+
+    TRL chooses among a thousand rows at a time; among `PACKED_AT_ONCE` the packed rows are up to 6 % fuller.
+    """
+    from trl import pack_dataset  # seconds, which who only tokenises does not spend
+
+    return pack_dataset(dataset, length, "bfd", map_kwargs={"batch_size": PACKED_AT_ONCE})
 
 
 def _tokenise(path: Path, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, limit: int | None) -> Ids:
@@ -148,7 +161,7 @@ def encode_each(
     rows: list[dict[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
     encoding: Encoding,
-    tokenise: Callable[[list[str]], list[list[int]]] | None = None,
+    tokenise: Tokenise | None = None,
 ) -> list[Encoded]:
     """Ids of a batch of rows; a row that must not be trained on says why. Each text is encoded once."""
     tokenise = tokenise or functools.partial(token_ids, tokenizer)
@@ -160,16 +173,15 @@ def encode_each(
         except RowError as error:
             texts.append(("", ""))
             faults.append(str(error))
-    prompts = tokenise([prompt for prompt, _ in texts])
-    completions = tokenise([completion for _, completion in texts])
+    ids = tokenise([prompt for prompt, _ in texts] + [completion for _, completion in texts])
+    prompts, completions = ids[: len(rows)], ids[len(rows) :]
     eos_id = None if encoding.eos_token is None else tokenizer.convert_tokens_to_ids(encoding.eos_token)
-    decoded = tokenizer.backend_tokenizer.decode_batch(completions, skip_special_tokens=False)
     encoded = []
-    columns = zip(rows, faults, prompts, completions, texts, decoded, strict=True)
-    for row, fault, prompt, ids, (_, text), back in columns:
-        if fault is None and (found := lint(ids, text, back, eos_id)):
+    columns = zip(rows, faults, prompts, completions, texts, spelled(tokenizer, completions), strict=True)
+    for row, fault, prompt, completion, (_, text), back in columns:
+        if fault is None and (found := lint(completion, text, back, eos_id)):
             fault = f"row {row['id']}: {found}: {text[:80]!r}"
-        encoded.append(Encoded(np.array([*prompt, *ids], dtype=np.int32), len(prompt), fault))
+        encoded.append(Encoded(np.concatenate([prompt, completion]), len(prompt), fault))
     return encoded
 
 
@@ -187,19 +199,19 @@ def encode_rows(
     ]
 
 
-def lint(ids: list[int], text: str, decoded: str, eos_id: int | None) -> str | None:
-    """What is wrong with a tokenised completion, or None.
+def lint(ids: np.ndarray, text: str, back: bytes, eos_id: int | None) -> str | None:
+    """What is wrong with a tokenised completion, or None. ids: (T,)
 
-    `decoded` is what `ids` decode to; the tokenizer may normalise (NFC), but must not lose anything.
+    `back` is what `ids` stand for; the tokenizer may normalise (NFC), but must not lose anything.
     """
-    if not ids or (eos_id is not None and len(ids) == 1):
+    if not len(ids) or (eos_id is not None and len(ids) == 1):
         return "the completion is empty"
     if eos_id is not None and ids[-1] != eos_id:
         return "the loss does not cover the end token, so the model would never learn to stop"
-    if eos_id is not None and eos_id in ids[:-1]:
+    if eos_id is not None and (ids[:-1] == eos_id).any():
         return "the end token also stands inside the completion"
-    if unicodedata.normalize("NFC", decoded) != unicodedata.normalize("NFC", text):
-        return f"the token ids decode to something else ({decoded[:40]!r}…)"
+    if back not in (text.encode(), unicodedata.normalize("NFC", text).encode()):
+        return f"the token ids decode to something else ({back.decode(errors='replace')[:40]!r}…)"
     return None
 
 

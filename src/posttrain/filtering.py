@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from posttrain import prepared, selection
 from posttrain.contamination import NGRAM, Index
 from posttrain.manifest import HISTOGRAM_STEP, Source
 from posttrain.nodes import make_parts_by_tasks
-from posttrain.parts import Settings, make_parts
+from posttrain.parts import Settings, make_parts, read_part
 from posttrain.readers import Input, find_inputs, hub_input
 from posttrain.rows import ROW_SCHEMA
 
@@ -58,8 +58,9 @@ def bad_lines(parts: list[Path], inputs: list[Input]) -> list[str]:
     names = {one.digest[:16]: one.name for one in inputs}
     found: list[str] = []
     for path in parts:
-        rows = pq.read_table(path, columns=["number", "detail"], filters=[("reason", "==", "unreadable")]).to_pylist()
-        for row in sorted(rows, key=lambda row: row["number"]):
+        part = read_part(path, ["number", "reason", "detail"])
+        rows = part.filter(pc.equal(part["reason"], "unreadable")).sort_by("number").to_pylist()
+        for row in rows:
             found.append(f"{names[path.name[:16]]}:{row['number']}: {row['detail']}")
         if len(found) >= BAD_LINES:
             break

@@ -80,13 +80,19 @@ def _answer_reason(gold_itself: Verdict, verdict: Verdict) -> str | None:
 
 def ngram_hashes(tokens: np.ndarray, n: int) -> np.ndarray:
     """A 64-bit hash of every n-gram of `tokens`; of the whole where it is shorter than n. tokens: (T,) integers."""
-    values = tokens.astype(np.uint64)
-    n = max(1, min(n, len(values)))
-    hashes = np.zeros(max(0, len(values) - n + 1), dtype=np.uint64)
-    for offset in range(n):
-        hashes = hashes * HASH_BASE + (values[offset : offset + len(hashes)] + np.uint64(1))
+    hashes = _powers(tokens.astype(np.uint64) + np.uint64(1), min(n, len(tokens)))
     hashes ^= hashes >> np.uint64(29)  # the product's high bits are the good ones
     return hashes * HASH_BASE
+
+
+def _powers(values: np.ndarray, n: int) -> np.ndarray:
+    """The n-grams as numbers to the base `HASH_BASE`, modulo 2**64, each put together of its two halves."""
+    if n <= 1:
+        return values.copy()
+    half = n // 2
+    halves = _powers(values, half)
+    whole = halves[:-half] * np.uint64(pow(int(HASH_BASE), half, 2**64)) + halves[half:]
+    return whole if n == 2 * half else whole[:-1] * HASH_BASE + values[n - 1 :]
 
 
 def most_repeated(ids: np.ndarray) -> int:

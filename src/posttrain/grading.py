@@ -1,5 +1,6 @@
 """One grader for rewards, rejection sampling, data preparation and evaluation: what became of a completion, and why."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from posttrain.verifier.extract import extract_answer, has_closed_answer, read_g
 from posttrain.verifier.pool import SymbolicPool
 
 VERSION = "3"  # of the rules; a verdict may change with it
+# Samples of one question repeat its gold and their answers.
+equal_or_unknown = functools.lru_cache(maxsize=2**14)(equal)
 
 
 class Verdict(StrEnum):
@@ -62,7 +65,7 @@ class Grader:
             extract_answer(completion, lenient) if not cut or has_closed_answer(completion) else None
             for completion, cut in zip(completions, truncated, strict=True)
         ]
-        decided = [None if a is None else equal(g, a) for g, a in zip(golds, answers, strict=True)]
+        decided = [None if a is None else equal_or_unknown(g, a) for g, a in zip(golds, answers, strict=True)]
         pairs = [(g, a) for g, a, d in zip(golds, answers, decided, strict=True) if a is not None and d is None]
         self._compare(sorted({pair for pair in pairs if pair not in self.known}))
         grades = []

@@ -1,12 +1,12 @@
 """Which rows of all parts are kept: budget, duplicates, caps, number. And the files of the result.
 
 Only the narrow columns of all rows are in memory at once; texts and ids are read in ranges of the row's id, which is
-also the order of the result. So the result is a function of the set of rows alone: not of their order, the number of
-processes or what was interrupted.
+the order of the parts and of the result. So the result is a function of the set of rows alone: not of their order, the
+number of processes or what was interrupted.
 """
 
+import functools
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from posttrain.duplicates import ENTRIES, near_duplicates
+from posttrain.duplicates import BANDS, WIDTH, near_duplicates
 from posttrain.errors import PosttrainError
 from posttrain.filters import REASONS
 from posttrain.manifest import HISTOGRAM_STEP
+from posttrain.parts import read_part
 from posttrain.prepared import KEY, SUFFIX
 from posttrain.prepared import SCHEMA as IDS_SCHEMA
 from posttrain.rows import ROW_SCHEMA
@@ -29,10 +30,11 @@ from posttrain.rows import ROW_SCHEMA
 NARROW = ["id", "n_tokens", "n_prompt", "source", "reason", "question", "tie", "rate", "touches"]
 CODES = {reason: code for code, reason in enumerate(REASONS)}
 KEPT = -1
-RANGE_BYTES = 16 * 2**20  # of input lines behind the rows in memory at once
+RANGE_BYTES = 64 * 2**20  # of input lines behind the rows in memory at once
+BANDS_AT_ONCE = 4  # of the signatures: 64 bytes a row
 ROWS_PER_GROUP = 1024
 DROPPED_SCHEMA = pa.schema([*ROW_SCHEMA, ("reason", pa.string()), ("detail", pa.string())])
-WIDE = [*DROPPED_SCHEMA.names, "row", "input_ids", "n_prompt"]
+WIDE = [*DROPPED_SCHEMA.names, "input_ids", "n_prompt"]
 SPLITS = ("train", "validation")
 
 
@@ -73,10 +75,10 @@ def load_table(parts: list[Path]) -> Table:
     columns: dict[str, list[np.ndarray]] = {name: [] for name in Table.__dataclass_fields__}
     sources: dict[str, int] = {}
     for number, path in enumerate(parts):
-        read = pq.read_table(path, columns=NARROW)
+        read = read_part(path, NARROW)
         names = [sources.setdefault(name, len(sources)) for name in read["source"].to_pylist()]
         values = {
-            "key": np.array([int(row_id, 16) for row_id in read["id"].to_pylist()], dtype=np.uint64),
+            "key": np.frombuffer(bytes.fromhex("".join(read["id"].to_pylist())), ">u8").astype(np.uint64),
             "part": np.full(len(read), number, dtype=np.int32),
             "row": np.arange(len(read), dtype=np.int32),
             **{name: _whole(read[name], np.int32) for name in ("n_tokens", "n_prompt")},
@@ -88,10 +90,11 @@ def load_table(parts: list[Path]) -> Table:
         }
         for name, column in columns.items():
             column.append(values[name])
-    joined = {name: np.concatenate(column) for name, column in columns.items()}
+    # One column at a time: all of them twice would be the most that is ever in memory.
+    joined = {name: np.concatenate(columns.pop(name)) for name in list(columns)}
     # Rows of one id: a sound one first, then by gold answer and source; what is equal in all of it is interchangeable.
     order = np.lexsort((joined["tie"], joined["code"], joined["key"]))
-    return Table(**{name: column[order] for name, column in joined.items()})
+    return Table(**{name: joined.pop(name)[order] for name in list(joined)})
 
 
 def _whole(column: pa.ChunkedArray, dtype: Any) -> np.ndarray:
@@ -114,30 +117,29 @@ def decide(table: Table, limits: Limits, parts: list[Path]) -> np.ndarray:
     code[sound[1:][table.key[sound][1:] == table.key[sound][:-1]]] = CODES["duplicate"]
     if limits.near_threshold is not None:
         sound = np.flatnonzero(code == KEPT)
-        try:
-            with tempfile.TemporaryFile(dir=parts[0].parent) as file:
-                signed = _signatures(table, sound, parts, file)
-                code[sound[near_duplicates(signed, limits.near_threshold)]] = CODES["near_duplicate"]
-        except OSError as error:
-            raise PosttrainError(
-                f"{parts[0].parent}: a file of signatures could not be written ({error}); free space and start the "
-                f"command again: it continues"
-            ) from error
+        bands = functools.partial(_bands, table, sound, parts)
+        code[sound[near_duplicates(bands, len(sound), limits.near_threshold)]] = CODES["near_duplicate"]
     _choose(table, limits)
     return _split(table, limits)
 
 
-def _signatures(table: Table, rows: np.ndarray, parts: list[Path], file: Any) -> np.ndarray:
-    """Signatures of these rows, in this order, in a file that is mapped. Returns (rows, ENTRIES) uint32"""
-    signed = np.memmap(file, np.uint32, "w+", shape=(max(1, len(rows)), ENTRIES))[: len(rows)]
-    by_part = rows[np.argsort(table.part[rows], kind="stable")]
-    place = np.argsort(np.argsort(table.part[rows], kind="stable"), kind="stable")
-    target = np.argsort(place, kind="stable")
-    for number in np.unique(table.part[by_part]):
-        mine = np.flatnonzero(table.part[by_part] == number)
-        column = pq.read_table(parts[number], columns=["signature"])["signature"].take(table.row[by_part[mine]])
-        signed[target[mine]] = np.frombuffer(b"".join(column.to_pylist()), np.uint32).reshape(-1, ENTRIES)
-    return signed
+def _bands(table: Table, rows: np.ndarray, parts: list[Path]) -> Iterator[np.ndarray]:
+    """The bands of these rows' signatures, one after the other, `BANDS_AT_ONCE` of them in memory."""
+    for band in range(0, BANDS, BANDS_AT_ONCE):
+        signed = np.empty((BANDS_AT_ONCE, len(rows), WIDTH), dtype=np.uint32)
+        for number, mine in _by_part(table.part[rows]):
+            column = read_part(parts[number], ["signature"])["signature"].chunk(0)
+            entries = np.frombuffer(column.buffers()[1], np.uint32).reshape(-1, BANDS, WIDTH)
+            signed[:, mine] = entries[table.row[rows[mine]], band : band + BANDS_AT_ONCE].swapaxes(0, 1)
+        yield from signed
+
+
+def _by_part(numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Every part that occurs among the numbers, and where it does."""
+    order = np.argsort(numbers, kind="stable")
+    for mine in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+        if len(mine):
+            yield numbers[mine[0]], mine
 
 
 def _choose(table: Table, limits: Limits) -> None:
@@ -203,7 +205,7 @@ def write_files(
         files["dropped.parquet"] = DROPPED_SCHEMA
     writers = {name: GroupWriter(directory / name, schema) for name, schema in files.items()}
     try:
-        for rows, places in _ranges(parts, read_bytes, table):
+        for rows, places in _ranges(parts, read_bytes, table, np.flatnonzero((split >= 0) | dropped)):
             for name in names:
                 chosen = rows.take(np.flatnonzero(split[places] == SPLITS.index(name)))
                 writers[f"{name}.parquet"].add(chosen.select(ROW_SCHEMA.names))
@@ -228,23 +230,17 @@ def write_files(
     return [directory / name for name in files if name != "dropped.parquet"]
 
 
-def _ranges(parts: list[Path], read_bytes: int, table: Table) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """All rows in order of id, a range at a time, with their places in `table`."""
-    n = 1 + read_bytes // RANGE_BYTES
-    for number in range(n):
-        low, high = (f"{2**64 * edge // n:016x}" for edge in (number, number + 1))
-        above = [("id", ">=", low)] + ([("id", "<", high)] if number + 1 < n else [])
-        first = np.searchsorted(table.key, np.uint64(int(low, 16)))
-        last = len(table.key) if number + 1 == n else np.searchsorted(table.key, np.uint64(int(high, 16)))
-        places = np.arange(first, last)
-        tables, offsets, total = [], np.zeros(len(parts), dtype=np.int64), 0
-        for index, path in enumerate(parts):
-            rows = pq.read_table(path, columns=WIDE, filters=above)
-            offsets[index] = total - (rows["row"][0].as_py() if len(rows) else 0)  # rows of a range are consecutive
-            total += len(rows)
-            tables.append(rows)
-        joined = pa.concat_tables(tables)
-        yield joined.take(offsets[table.part[places]] + table.row[places]), places
+def _ranges(
+    parts: list[Path], read_bytes: int, table: Table, wanted: np.ndarray
+) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """The rows at these places of `table`, in order, a range at a time, with their places."""
+    for places in np.array_split(wanted, min(len(wanted), 1 + read_bytes // RANGE_BYTES) or 1):
+        # A part, too, is in order of id: its rows of a range lie side by side.
+        grouped = list(_by_part(table.part[places]))
+        pieces = [read_part(parts[number], WIDE).take(table.row[places[mine]]) for number, mine in grouped]
+        if pieces:
+            order = np.argsort(np.concatenate([mine for _, mine in grouped]), kind="stable")
+            yield pa.concat_tables(pieces).take(order), places
 
 
 class GroupWriter:
@@ -253,7 +249,8 @@ class GroupWriter:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path, self.schema = path, schema
         self.temporary = path.with_name(f".{path.name}.tmp")
-        self.writer = pq.ParquetWriter(self.temporary, schema, compression="zstd")
+        dictionaries = ["source"] if "source" in schema.names else False  # nothing else repeats
+        self.writer = pq.ParquetWriter(self.temporary, schema, compression="zstd", use_dictionary=dictionaries)
         self.waiting = schema.empty_table()
 
     def add(self, rows: pa.Table) -> None:

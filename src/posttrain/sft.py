@@ -6,13 +6,13 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-from trl import ModelConfig, SFTConfig, pack_dataset
+from trl import ModelConfig, SFTConfig
 
 from posttrain import attention, strategy, training
 from posttrain.benchmark_callback import BenchmarkEvaluation
 from posttrain.benchmarks import Benchmark
 from posttrain.callbacks import MetricsFile, SampleGenerations, prepare_trackers
-from posttrain.encode import Encoding, load_split
+from posttrain.encode import Encoding, load_split, pack
 from posttrain.hardware import Hardware
 from posttrain.lineage import digest
 from posttrain.manifest import split_path
@@ -57,7 +57,7 @@ def load_rows(
         dataset, dropped[split] = load_split(path, tokenizer, encoding, limit)
         used[split] = len(dataset)
         if arguments.packing:
-            dataset = pack_dataset(dataset, arguments.max_length, arguments.packing_strategy)
+            dataset = pack(dataset, arguments.max_length)
         splits[split] = dataset.with_format("numpy")  # collates ten times faster than Python lists
     return Rows(splits["train"], splits.get("validation"), used, dropped)
 

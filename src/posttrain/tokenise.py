@@ -1,23 +1,31 @@
-"""Texts to token ids in batches, and the optional `fastokens` package in place of the tokenizer where both agree."""
+"""Texts to token ids in batches and back to bytes, and the optional `fastokens` package where it gives the same ids."""
 
 import functools
 import importlib.util
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from tokenizers.decoders import ByteLevel
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-Tokenise = Callable[[list[str]], list[list[int]]]
-CHECKED = 32  # one text in so many, and the longest of every batch, is encoded by both
+Tokenise = Callable[[list[str]], list[np.ndarray]]
+CHECKED = 128  # one text in so many of every batch, and at least one, is encoded by both
 
 
-def token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Ids of whole texts, nothing added. A third faster than calling the tokenizer, which also builds masks."""
+def token_ids(tokenizer: Any, texts: list[str]) -> list[np.ndarray]:
+    """Ids of whole texts, nothing added. A third faster than calling the tokenizer, which also builds masks.
+
+    Returns for each text (T,) int32
+    """
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
 def fastest(tokenizer: Any) -> Tokenise:
@@ -40,15 +48,15 @@ class FastTokens:
         except (ValueError, RuntimeError) as error:
             self.distrust(f"does not read this tokenizer ({error})")
 
-    def __call__(self, texts: list[str]) -> list[list[int]]:
+    def __call__(self, texts: list[str]) -> list[np.ndarray]:
         if self.fast is None or not texts:
             return self.exact(texts)
         flat, edges = self.fast.encode_batch_flat(texts)
         offsets = np.frombuffer(edges, np.uint64)[1:-1].astype(np.int64)
-        ids = [part.tolist() for part in np.split(np.frombuffer(flat, np.uint32), offsets)]
-        sample = {*range(0, len(texts), CHECKED), max(range(len(texts)), key=lambda i: len(texts[i]))}
-        for place, real in zip(sorted(sample), self.exact([texts[i] for i in sorted(sample)]), strict=True):
-            if ids[place] != real:
+        ids = np.split(np.frombuffer(flat, np.int32), offsets)
+        sample = range(0, len(texts), CHECKED)
+        for place, real in zip(sample, self.exact([texts[i] for i in sample]), strict=True):
+            if not np.array_equal(ids[place], real):
                 self.distrust(f"gives other ids for {texts[place][:60]!r}")
                 return self.exact(texts)
         return ids
@@ -57,3 +65,27 @@ class FastTokens:
         """Say why, and tokenise with the real one from here on."""
         self.fast = None
         print(f"fastokens {why}: using the tokenizer itself", file=sys.stderr)
+
+
+def spelled(tokenizer: Any, rows: list[np.ndarray]) -> list[bytes]:
+    """What each row of ids stands for. Of byte-level vocabularies by a table, ten times as fast as the tokenizer."""
+    backend = tokenizer.backend_tokenizer
+    if not isinstance(backend.decoder, ByteLevel):
+        return [text.encode() for text in backend.decode_batch(rows, skip_special_tokens=False)]
+    table = _byte_table(backend, backend.get_vocab_size())
+    flat = table.take(pa.array(np.concatenate([np.empty(0, dtype=np.int32), *rows])))
+    edges = np.frombuffer(flat.buffers()[1], np.int32)[np.cumsum([0, *map(len, rows)])]
+    text = memoryview(flat.buffers()[2] or b"")
+    return [bytes(text[start:end]) for start, end in itertools.pairwise(edges)]
+
+
+@functools.lru_cache(maxsize=2)
+def _byte_table(backend: Any, size: int) -> pa.BinaryArray:
+    """The bytes of every id, made again where tokens were added: a byte-level vocabulary writes each as a letter."""
+    bytes_of = str.maketrans({letter: chr(byte) for byte, letter in bytes_to_unicode().items()})
+    table = [b""] * (max(backend.get_vocab().values()) + 1)
+    for token, number in backend.get_vocab(with_added_tokens=False).items():
+        table[number] = token.translate(bytes_of).encode("latin-1")
+    for number, token in backend.get_added_tokens_decoder().items():
+        table[number] = token.content.encode()
+    return pa.array(table, pa.binary())
