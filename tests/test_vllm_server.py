@@ -150,6 +150,29 @@ def test_expert_iteration_samples_through_the_server_from_each_rounds_weights(
     assert answers(tmp_path / "here", "tiny_1step") == answers(tmp_path / "ei/round_1/evals", "tiny_1step")
 
 
+def test_benchmarks_of_a_training_run_are_answered_by_the_server(port, early_sft, whole_tiny_data, tmp_path):
+    """Two sets in turn after two steps, from the weights of that moment: the figures of the saved checkpoint."""
+    out = tmp_path / "run"
+    done = grpo(
+        "recipes/tiny_sft_early.yaml", "--model_name_or_path", str(early_sft), "--output_dir", str(out),
+        "--dataset_name", str(whole_tiny_data / "tiny_math"), "--data_dir", str(whole_tiny_data), "--max_steps", "2",
+        "--eval_steps", "2", "--save_steps", "2", "--sample_generations", "0", "--eval_questions", "40",
+        "--eval_benchmarks", "tiny_1step,tiny_4step", "--eval_max_new_tokens", "96",
+        "--eval_server", f"http://127.0.0.1:{port}", script="src/sft.py",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "has the weights of step 2: log-probabilities within" in done.stdout
+    here = evaluate(
+        out / "final", whole_tiny_data, tmp_path / "here", "--benchmarks", "tiny_1step,tiny_4step", "--limit", 40,
+        "--max_new_tokens", 96,
+    )  # fmt: skip
+    assert here.returncode == 0, here.stderr
+    (logged,) = [line for line in metrics(out) if "eval_mean/accuracy" in line]
+    for name in ("tiny_1step", "tiny_4step"):
+        evaluated = json.loads((tmp_path / "here" / name / "metrics.json").read_text())
+        assert logged[f"eval_{name}/accuracy"] == evaluated["accuracy"]["value"]
+
+
 def metrics(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
