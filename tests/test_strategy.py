@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, launch
+from conftest import REPOSITORY, launch, record, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -291,3 +292,27 @@ def test_small_optimizers_move_the_weights_and_resume_exactly(models, tmp_path, 
     for (name, one), other in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
         assert not torch.equal(one, before[name])
+
+
+@pytest.mark.slow
+def test_a_run_that_stops_early_ends_whole_with_its_best_checkpoint(tiny_data, tmp_path):
+    out = tmp_path / "run"
+    command = [
+        "src/sft.py", "recipes/tiny_sft.yaml", "--dataset_name", tiny_data / "tiny_math", "--output_dir", out,
+        "--sample_generations", 0, "--eval_steps", 2, "--save_steps", 2, "--max_steps", 20, "--logging_steps", 2,
+        "--early_stopping_patience", 2, "--early_stopping_threshold", 100.0, "--metric_for_best_model", "eval_loss",
+        "--load_best_model_at_end", "true", "--learning_rate", 0.5,
+    ]  # fmt: skip
+    done = run_script(*command)
+    assert done.returncode == 0, done.stderr
+    result = record(out)["result"]
+    assert (result["steps"], result["exit_reason"]) == (6, "stopped by a callback")
+    best, weights = out / result["best_checkpoint"], (out / "final/model.safetensors").read_bytes()
+    assert weights == (best / "model.safetensors").read_bytes()
+    # Killed before it could write final/, the same command writes it and trains no more.
+    shutil.rmtree(out / "final")
+    (out / "run.json").write_text(json.dumps({**record(out), "finished": None, "result": None}))
+    again = run_script(*command)
+    assert again.returncode == 0, again.stderr
+    assert (out / "final/model.safetensors").read_bytes() == weights
+    assert record(out)["result"]["steps"] == 6
