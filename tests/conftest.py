@@ -125,3 +125,19 @@ def early_sft(whole_tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     done = run_script("src/sft.py", "recipes/tiny_sft_early.yaml", "--dataset_name", data, "--output_dir", out)
     assert done.returncode == 0, done.stderr
     return out / "final"
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for each architecture of tiny_trainer, with random weights and the tiny tokenizer."""
+    import torch
+    from tiny_trainer import CONFIGS
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    directory = tmp_path_factory.mktemp("models")
+    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "assets/tiny_base")
+    for name, config in CONFIGS.items():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(directory / name)
+        tokenizer.save_pretrained(directory / name)
+    return directory

@@ -242,14 +242,6 @@ def test_lora_trains_the_adapter_alone_and_evaluates(tiny_data, tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
 
 
-def test_trackers_work_without_a_login(tiny_data, tmp_path):
-    out = tmp_path / "run"
-    done = run_script(*arguments(tiny_data, out, report_to="[wandb, tensorboard]", max_steps=4))
-    assert done.returncode == 0, done.stderr
-    assert list((out / "wandb").glob("offline-run-*"))
-    assert list((out / "tensorboard").rglob("events.*"))
-
-
 def test_a_full_disk_leaves_the_last_whole_checkpoint(tiny_data, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

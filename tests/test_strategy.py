@@ -1,6 +1,8 @@
 """Which weights train: for every strategy and architecture, frozen tensors stay bit-identical and trained ones move."""
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,39 +10,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
-from datasets import Dataset
+from conftest import REPOSITORY, launch, record, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tiny_trainer import CONFIGS, LORA, SIZES, build
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     LlamaConfig,
-    Qwen2Config,
-    Qwen3Config,
     TrainerCallback,
 )
-from trl import ModelConfig, SFTConfig
 
 from posttrain import strategy, training
 from posttrain.errors import PosttrainError
-from posttrain.hardware import Hardware
 from posttrain.options import StrategyOptions
 from posttrain.recipe import RecipeError, read_recipe
-from posttrain.trainer import RecipeTrainer
 
-CPU = Hardware(None, None, False, "sdpa", "no", True, 1)
-SIZES = {
-    "vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}  # fmt: skip
-CONFIGS = {
-    "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
-    "qwen3": Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=True),
-    "llama": LlamaConfig(**SIZES, tie_word_embeddings=False),
-}
-LORA = {"use_peft": True, "lora_r": 2, "lora_target_modules": ["all-linear"]}
 # Keys of the recipe, what of a trained tensor's name must be there, and what must not.
 STRATEGIES: dict[str, tuple[dict[str, Any], str, str]] = {
     "full": ({}, "", "nothing"),
@@ -55,48 +40,6 @@ STRATEGIES: dict[str, tuple[dict[str, Any], str, str]] = {
     "qlora": (LORA | {"load_in_4bit": True}, "lora_", "base_layer"),
     "lora_on_8_bit": (LORA | {"load_in_8bit": True}, "lora_", "base_layer"),
 }
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory for each architecture, with random weights and the tiny tokenizer."""
-    directory = tmp_path_factory.mktemp("models")
-    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "assets/tiny_base")
-    for name, config in CONFIGS.items():
-        torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(directory / name)
-        tokenizer.save_pretrained(directory / name)
-    return directory
-
-
-def build(directory: Path, out: Path, keys: dict[str, Any], **arguments: Any) -> RecipeTrainer:
-    """A trainer as src/sft.py builds it, on a few random rows."""
-    options = StrategyOptions(**{k: v for k, v in keys.items() if k in StrategyOptions.__dataclass_fields__})
-    model_keys = {k: v for k, v in keys.items() if k in ModelConfig.__dataclass_fields__}
-    model_config = ModelConfig(model_name_or_path=str(directory), **model_keys)
-    model = training.load_model(model_config, options, CPU, seed=0)
-    strategy.freeze(model, options, "recipe")
-    generator = torch.Generator().manual_seed(1)
-    rows = torch.randint(0, SIZES["vocab_size"], (40, 16), generator=generator).tolist()
-    rows, unseen = rows[:32], rows[32:]  # random ids: what is learnt of the first makes the others less likely
-    values = {
-        "max_steps": 2, "learning_rate": 1e-2, "weight_decay": 0.1, "logging_steps": 1, "save_strategy": "no",
-        "per_device_train_batch_size": 4, "lr_scheduler_type": "constant", **strategy.resume_arguments(options),
-        **arguments,
-    }  # fmt: skip
-    trainer = RecipeTrainer(
-        model=model,
-        args=SFTConfig(
-            output_dir=str(out), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
-            disable_tqdm=True, dataset_kwargs={"skip_prepare_dataset": True}, **values,
-        ),
-        train_dataset=Dataset.from_dict({"input_ids": rows, "labels": rows}),
-        eval_dataset=Dataset.from_dict({"input_ids": unseen, "labels": unseen}),
-        processing_class=AutoTokenizer.from_pretrained(directory),
-        peft_config=strategy.adapter_config(model_config, options),
-    )  # fmt: skip
-    strategy.add_callbacks(trainer, options)
-    return trainer
 
 
 @pytest.mark.slow
@@ -117,6 +60,23 @@ def test_frozen_tensors_are_bit_identical_and_trained_ones_move(models, tmp_path
         assert moved == (n in trains), n
     counts = strategy.parameter_counts(trainer.model)
     assert sum(part["trainable"] for part in counts.values()) == sum(before[n].numel() for n in trains)
+
+
+@pytest.mark.slow
+def test_two_processes_keep_frozen_layers_and_train_the_others(tiny_data, tmp_path):
+    done = launch(
+        "accelerate_configs/cpu_2proc.yaml", "src/sft.py", "recipes/tiny_sft.yaml", "--dataset_name",
+        tiny_data / "tiny_math", "--output_dir", tmp_path / "run", "--max_steps", 2, "--eval_strategy", "no",
+        "--sample_generations", 0, "--freeze_layers", 2, "--freeze_embeddings", "true",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trains 394,368 of 854,144 parameters (46.17%)") == 1
+    before, after = (
+        load_file(path / "model.safetensors") for path in (REPOSITORY / "assets/tiny_base", tmp_path / "run/final")
+    )
+    for name, tensor in after.items():
+        assert torch.equal(tensor, before[name]) == any(part in name for part in ("layers.0.", "layers.1.", "embed"))
+    assert json.loads((tmp_path / "run/run.json").read_text())["parameters"]["layer 0"]["trainable"] == 0
 
 
 def test_four_bit_weights_are_counted_as_weights(models, tmp_path):
@@ -332,3 +292,27 @@ def test_small_optimizers_move_the_weights_and_resume_exactly(models, tmp_path, 
     for (name, one), other in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
         assert not torch.equal(one, before[name])
+
+
+@pytest.mark.slow
+def test_a_run_that_stops_early_ends_whole_with_its_best_checkpoint(tiny_data, tmp_path):
+    out = tmp_path / "run"
+    command = [
+        "src/sft.py", "recipes/tiny_sft.yaml", "--dataset_name", tiny_data / "tiny_math", "--output_dir", out,
+        "--sample_generations", 0, "--eval_steps", 2, "--save_steps", 2, "--max_steps", 20, "--logging_steps", 2,
+        "--early_stopping_patience", 2, "--early_stopping_threshold", 100.0, "--metric_for_best_model", "eval_loss",
+        "--load_best_model_at_end", "true", "--learning_rate", 0.5,
+    ]  # fmt: skip
+    done = run_script(*command)
+    assert done.returncode == 0, done.stderr
+    result = record(out)["result"]
+    assert (result["steps"], result["exit_reason"]) == (6, "stopped by a callback")
+    best, weights = out / result["best_checkpoint"], (out / "final/model.safetensors").read_bytes()
+    assert weights == (best / "model.safetensors").read_bytes()
+    # Killed before it could write final/, the same command writes it and trains no more.
+    shutil.rmtree(out / "final")
+    (out / "run.json").write_text(json.dumps({**record(out), "finished": None, "result": None}))
+    again = run_script(*command)
+    assert again.returncode == 0, again.stderr
+    assert (out / "final/model.safetensors").read_bytes() == weights
+    assert record(out)["result"]["steps"] == 6

@@ -109,12 +109,17 @@ class SampleGenerations(ContinuedFile):
 
 
 def prepare_trackers(report_to: list[str], output_dir: Path) -> None:
-    """Keep trackers' files in the run, and let wandb work offline where nobody is logged in."""
+    """Keep trackers' files in the run, and let wandb and SwanLab work offline where nobody is logged in."""
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "tensorboard"))
     os.environ.setdefault("WANDB_DIR", str(output_dir))
+    os.environ.setdefault("SWANLAB_LOG_DIR", str(output_dir / "swanlab"))
+    os.environ.setdefault("TRACKIO_DIR", str(output_dir / "trackio"))  # local unless the recipe names a space
     if "wandb" in report_to and "WANDB_MODE" not in os.environ and not wandb_login():
         os.environ["WANDB_MODE"] = "offline"
         logger.warning("wandb: not logged in, writing to %s/wandb offline; `wandb sync` uploads it later", output_dir)
+    if "swanlab" in report_to and "SWANLAB_MODE" not in os.environ and not swanlab_login():
+        os.environ["SWANLAB_MODE"] = "offline"
+        logger.warning("swanlab: not logged in, writing to %s/swanlab; `swanlab sync` uploads it later", output_dir)
 
 
 def wandb_login() -> bool:
@@ -126,3 +131,9 @@ def wandb_login() -> bool:
         return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def swanlab_login() -> bool:
+    """Whether a SwanLab key lies in the environment or where `swanlab login` puts it."""
+    root = Path(os.environ.get("SWANLAB_ROOT") or os.environ.get("SWANLAB_SAVE_DIR") or Path.home() / ".swanlab")
+    return bool(os.environ.get("SWANLAB_API_KEY")) or (root / ".netrc").is_file()

@@ -30,18 +30,24 @@ class StudyError(PosttrainError):
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file says. `grid` maps recipe fields to their values; `override` holds for every cell."""
+    """What a study file says. `grid` maps recipe fields to their values; `override` holds for every cell.
+
+    `variants` takes the place of a grid where cells differ in several fields: a name and its fields.
+    """
 
     recipe: str
-    grid: dict[str, list[Any]]
     eval_recipe: str
     output_dir: str
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     override: dict[str, Any] = field(default_factory=dict)
     eval_override: dict[str, Any] = field(default_factory=dict)
     checkpoints: bool = False  # evaluate every saved checkpoint, for curves over steps
 
     def cells(self) -> dict[str, dict[str, Any]]:
-        """Overrides of each cell by its name, in the order of the grid."""
+        """Overrides of each cell by its name, in the order of the file."""
+        if self.variants:
+            return self.variants
         combinations = itertools.product(*self.grid.values())
         settings = [dict(zip(self.grid, values, strict=True)) for values in combinations]
         return {cell_name(setting): setting for setting in settings}
@@ -60,10 +66,14 @@ def read_study(path: Path) -> Study:
     except (OSError, yaml.YAMLError, TypeError) as error:
         known = ", ".join(f.name for f in fields(Study))
         raise StudyError(f"{path}: {' '.join(str(error).split())}; a study has the keys {known}") from error
-    if not study.grid or not all(isinstance(values, list) and values for values in study.grid.values()):
+    if bool(study.grid) == bool(study.variants):
+        raise StudyError(f"{path}: expected either a grid or variants")
+    if not all(isinstance(values, list) and values for values in study.grid.values()):
         raise StudyError(f"{path}: grid: expected a field with a list of values, got {study.grid!r}")
+    if not all(isinstance(values, dict) for values in study.variants.values()):
+        raise StudyError(f"{path}: variants: expected a name with its fields, got {study.variants!r}")
     names = study.cells()
-    if len(names) != len(list(itertools.product(*study.grid.values()))):
+    if study.grid and len(names) != len(list(itertools.product(*study.grid.values()))):
         raise StudyError(f"{path}: grid: two cells have one name; list each value once")
     for name in names:
         read_recipe([study.recipe, *train_arguments(study, name)], trainer_of(study))

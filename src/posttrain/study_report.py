@@ -25,7 +25,7 @@ SIGNIFICANT = 0.05  # family-wise, after Holm
 
 
 def write_report(study: Study, out: Path) -> str:
-    """`study.json`, `table.txt`, `curves.svg` and `curves.png` below `out`; returns the table."""
+    """`study.json`, `table.txt`, `table.md`, `curves.svg` and `curves.png` below `out`; returns the table."""
     base = read_point(evaluation_directory(study, BASE, 0))
     cells = {
         name: {
@@ -39,6 +39,7 @@ def write_report(study: Study, out: Path) -> str:
     atomic.write_json(out / "study.json", {"study": vars(study), "cells": cells, "differences": differences})
     text = f"{cell_table(cells, base)}\n\n{difference_table(differences)}\n"
     atomic.write_bytes(out / "table.txt", text.encode())
+    atomic.write_bytes(out / "table.md", markdown_table(cells, base).encode())
     draw(cells, out)
     return text
 
@@ -66,13 +67,14 @@ def read_point(directory: Path) -> dict[str, Any]:
 def cost(run: Path) -> dict[str, Any]:
     """What a cell's training took; tokens and steps are those of its own record."""
     result = (lineage.read_json(run / lineage.RUN_FILE) or {}).get("result") or {}
-    return {key: result.get(key) for key in ("steps", "tokens_seen", "wall_seconds")}
+    spent = {key: result.get(key) for key in ("steps", "tokens_seen", "wall_seconds", "peak_memory_bytes")}
+    return {**spent, "trainable_parameters": (result.get("effective") or {}).get("trainable_parameters")}
 
 
 def compare_cells(study: Study) -> list[dict[str, Any]]:
     """Paired tests, over the questions of all benchmarks, of each cell with the base and with its neighbours.
 
-    Neighbours differ in one field, by one place in its list. p is McNemar's exact one; Holm's correction is over all.
+    p is McNemar's exact one; Holm's correction is over all.
     """
     final = {name: evaluation_directory(study, name, max(points(study, name))) for name in study.cells()}
     pairs = [(BASE, name) for name in final] + list(neighbours(study))
@@ -91,7 +93,10 @@ def compare_cells(study: Study) -> list[dict[str, Any]]:
 
 
 def neighbours(study: Study) -> list[tuple[str, str]]:
-    """Pairs of cells that differ in one field, by one place in its list of values."""
+    """Pairs of cells that differ in one field, by one place in its list; of variants, the first and another."""
+    if study.variants:
+        first, *others = study.variants
+        return [(first, other) for other in others]
     places = list(itertools.product(*(range(len(values)) for values in study.grid.values())))
     named = dict(zip(places, study.cells(), strict=True))
     return [
@@ -119,6 +124,20 @@ def _cell_line(name: str, width: int, point: dict[str, Any], spent: dict[str, An
         f"{name:<{width}}{point['n']:>6}  {interval:<24}{point['format_accuracy']:>8.1%}{point['trunc_rate']:>8.1%}"
         f"{point['avg_gen_len']:>8.0f}{steps:>7}{tokens:>10}{seconds:>9}"
     )
+
+
+def markdown_table(cells: dict[str, Any], base: dict[str, Any]) -> str:
+    """Accuracy beside what it took, for a README."""
+    rows = ["| | accuracy | trained parameters | peak memory | training |", "|---|---|---|---|---|"]
+    for name, cell in {BASE: {"points": {0: base}, "cost": {}}, **cells}.items():
+        point, spent = cell["points"][max(cell["points"])], cell["cost"]
+        accuracy = f"{point['accuracy']:.1%} [{point['low']:.1%}, {point['high']:.1%}]"
+        trained, memory, seconds = (
+            spent.get(key) for key in ("trainable_parameters", "peak_memory_bytes", "wall_seconds")
+        )
+        costs = [f"{trained:,}", f"{memory / 2**20:,.0f} MiB", f"{seconds:.0f} s"] if spent else ["", "", ""]
+        rows.append(f"| {name.replace('_', ' ')} | {accuracy} | {' | '.join(costs)} |")
+    return "\n".join(rows) + "\n"
 
 
 def difference_table(differences: list[dict[str, Any]]) -> str:

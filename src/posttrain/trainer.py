@@ -20,7 +20,9 @@ from trl.trainer.utils import adjusted_mfu, compute_flops_per_token, compute_mfu
 from posttrain import checkpoints
 from posttrain.encode import IGNORED
 from posttrain.errors import PosttrainError
+from posttrain.hardware import find_config
 from posttrain.losses import SftLoss
+from posttrain.memory_advice import advice, sizes_of
 from posttrain.results import Sample
 from posttrain.rope import write_both_forms
 from posttrain.sampling import Decoding, HfSampler
@@ -50,6 +52,16 @@ class WholeRun(Trainer):
         if "loss" in logs:
             logs |= self.window.close()
         super().log(logs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; where CUDA runs out of memory, raise PosttrainError with the settings that would save most of it."""
+        try:
+            return super().train(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            device = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+            config = (find_config() or Path("accelerate_configs/….yaml")).name
+            text = advice(sizes_of(self), config, self.args.gradient_accumulation_steps, device)
+            raise PosttrainError(f"{text}\n       {' '.join(str(error).split())[:200]}") from error
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with self.window.paused():
