@@ -51,6 +51,7 @@ def test_light_modules_do_not_import_torch():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_parses_and_builds_its_dataclasses(path):
+    import transformers
     import trl
 
     from posttrain import options
@@ -60,13 +61,16 @@ def test_every_recipe_parses_and_builds_its_dataclasses(path):
     ours = {"sft": [options.SftOptions], "grpo": [options.GrpoOptions], "eval": [options.EvalOptions]}
     ours["sample"] = [options.SampleOptions]
     ours["dpo"], ours["reward_model"] = [options.PairOptions], [options.RewardOptions]
+    ours["distill"], ours["value"] = [options.DistillOptions], [options.ValueOptions]
     ours["expert_iteration"] = [options.SftOptions, options.SampleOptions, options.RoundOptions]
     for config_class in ours[trainer]:
         recipe.build(config_class)
-    if trainer in ("sft", "expert_iteration"):
+    offline = trainer == "distill" and not recipe.values.get("on_policy")
+    if trainer in ("sft", "expert_iteration") or offline:
         recipe.build(trl.SFTConfig, bf16=False)
     library = {"grpo": trl.GRPOConfig, "dpo": trl.DPOConfig, "reward_model": trl.RewardConfig}
-    if trainer in library:
+    library |= {"distill": trl.DistillationConfig, "value": transformers.TrainingArguments}
+    if trainer in library and not offline:
         recipe.build(library[trainer], bf16=False)
     if trainer not in ("eval", "sample"):
         recipe.build(trl.ModelConfig)
@@ -92,7 +96,7 @@ def test_every_accelerate_config_loads_in_accelerate_and_here(path):
     "script",
     [
         "src/sft.py", "src/grpo.py", "src/eval.py", "src/sample.py", "src/expert_iteration.py", "src/dpo.py",
-        "src/reward_model.py",
+        "src/reward_model.py", "src/distill.py", "src/value.py",
     ],
 )  # fmt: skip
 def test_help_lists_fields(script):

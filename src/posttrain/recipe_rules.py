@@ -5,7 +5,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from posttrain.schema import DPO_CONFIG, GRPO_CONFIG, MODEL_CONFIG, REWARD_CONFIG, SFT_CONFIG, Field
+from posttrain.schema import (
+    DISTILLATION_CONFIG,
+    DPO_CONFIG,
+    GRPO_CONFIG,
+    MODEL_CONFIG,
+    REWARD_CONFIG,
+    SFT_CONFIG,
+    VALUE_CONFIG,
+    Field,
+    read_fields,
+)
 
 OPTIONS = "posttrain/options.py"
 SCHEMAS = {
@@ -13,6 +23,10 @@ SCHEMAS = {
     "grpo": (*MODEL_CONFIG, *GRPO_CONFIG, f"{OPTIONS}:GrpoOptions"),
     "dpo": (*MODEL_CONFIG, *DPO_CONFIG, f"{OPTIONS}:PairOptions"),
     "reward_model": (*MODEL_CONFIG, *REWARD_CONFIG, f"{OPTIONS}:PairOptions", f"{OPTIONS}:RewardOptions"),
+    "distill": (
+        *MODEL_CONFIG, *SFT_CONFIG, *DISTILLATION_CONFIG, f"{OPTIONS}:SftOptions", f"{OPTIONS}:DistillOptions",
+    ),
+    "value": (*MODEL_CONFIG, *VALUE_CONFIG, f"{OPTIONS}:ValueOptions"),
     "eval": (f"{OPTIONS}:EvalOptions",),
     "sample": (f"{OPTIONS}:SampleOptions",),
     "expert_iteration": (
@@ -29,6 +43,8 @@ REQUIRED = {
     ),
     "dpo": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate", "beta", "loss_type"),
     "reward_model": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"),
+    "distill": ("model_name_or_path", "teacher_model_name_or_path", "output_dir", "seed", "learning_rate"),
+    "value": ("model_name_or_path", "output_dir", "seed", "learning_rate"),
     "eval": (),
     "sample": (),
     "expert_iteration": ("max_length", "learning_rate"),
@@ -127,10 +143,11 @@ POSITIVE = {
     "gradient_accumulation_steps", "logging_steps", "save_steps", "eval_steps", "num_train_epochs", "max_new_tokens",
     "num_samples", "num_questions", "num_candidates", "num_rounds", "max_per_question", "eval_batch_size", "batch_size",
      "num_train_examples", "limit", "lora_r", "lora_alpha", "save_total_limit", "top_p",
+    "kd_temperature", "value_clip",
 }  # fmt: skip
 LARGEST = {
     "seed": 2**32 - 1, "data_seed": 2**32 - 1, "top_p": 1, "probe_max_truncated": 1, "probe_max_zero_variance": 1,
-    "label_smoothing_factor": 1,
+    "label_smoothing_factor": 1, "kd_alpha": 1,
 }  # fmt: skip
 AT_LEAST_ZERO = {
     "probe_max_truncated",
@@ -144,6 +161,8 @@ AT_LEAST_ZERO = {
     "sample_generations",
     "lora_dropout",
     "label_smoothing_factor",
+    "kd_alpha",
+    "margin",
 }
 
 
@@ -197,7 +216,8 @@ def contradictions(trainer: str, path: str, values: dict[str, Any]) -> list[str]
             return [f"{path}: num_samples: {values['num_samples']}: greedy samples are all the same; set temperature"]
         return []
     others = {
-        "dpo": _pair_contradictions, "reward_model": _pair_contradictions,
+        "value": _value_contradictions,
+        "dpo": _pair_contradictions, "reward_model": _pair_contradictions, "distill": _distill_contradictions,
         "sample": _sampling_contradictions, "expert_iteration": _round_contradictions, "grpo": _grpo_contradictions,
     }  # fmt: skip
     return others.get(trainer, _sft_contradictions)(path, values)
@@ -264,6 +284,40 @@ def _round_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     if values.get("random_init") or not values.get("append_eos", True):
         faults.append(f"{path}: random_init and append_eos: false make no sense where the model writes its own rows")
     return faults
+
+
+def _value_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    faults, iterations = _pair_contradictions(path, values), values.get("num_iterations", 2)
+    if values.get("use_peft"):
+        faults.append(f"{path}: use_peft: true: the value head trains whole weights")
+    steps = values.get("save_steps") or 0
+    if isinstance(steps, int) and steps % iterations:
+        faults.append(
+            f"{path}: save_steps: {steps}: lies between two iterations on one batch, so a run resumed there would not "
+            f"be the same; expected a multiple of num_iterations ({iterations})"
+        )
+    return faults
+
+
+def _distill_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """Keys of the way of distilling that the recipe does not go are read by nothing."""
+    offline, on_policy = (set(read_fields(source)) for source in (SFT_CONFIG, DISTILLATION_CONFIG))
+    shared = offline & on_policy
+    if values.get("on_policy"):
+        unread = (offline - shared) | {"kd_temperature", "kd_alpha", "too_long", "append_eos", "sample_generations"}
+        needed = ("max_completion_length", "temperature", "beta")
+    else:
+        unread, needed = on_policy - shared - {"teacher_model_name_or_path", "teacher_model_revision"}, ("max_length",)
+    mode = f"on_policy: {str(bool(values.get('on_policy'))).lower()}"
+    faults = [
+        f"{path}: {key}: {values[key]!r}: not read with {mode}; leave it out" for key in sorted(unread & set(values))
+    ]
+    faults += [f"{path}: {key}: missing; expected with {mode}" for key in needed if key not in values]
+    if values.get("on_policy") and values.get("eval_strategy", "no") != "no":
+        faults.append(f"{path}: eval_strategy: {values['eval_strategy']!r}: not on policy; src/eval.py evaluates")
+    if values["prompt"] == "none":
+        faults.append(f"{path}: prompt: none: distillation is of answers; expected a prompt")
+    return faults + _sft_contradictions(path, values)
 
 
 def _pair_contradictions(path: str, values: dict[str, Any]) -> list[str]:
