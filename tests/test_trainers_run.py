@@ -68,8 +68,9 @@ CASES = [
 def command(case: Case, data: Path, out: Path) -> list[str]:
     student = "assets/tiny_half" if case.recipe == "tiny_distill" else BASE
     values = {
-        "model_name_or_path": student, "dataset_name": data / case.dataset, "output_dir": out, "max_steps": case.steps[1],
-        "save_steps": case.steps[0], "logging_steps": 1, "per_device_train_batch_size": 8, "eos_token": "<|im_end|>",
+        "model_name_or_path": student, "dataset_name": data / case.dataset, "output_dir": out, "logging_steps": 1,
+        "max_steps": case.steps[1], "save_steps": case.steps[0], "per_device_train_batch_size": 8,
+        "eos_token": "<|im_end|>",
         **case.changes,
     }  # fmt: skip
     if case.recipe == "tiny_distill_on_policy":

@@ -305,6 +305,7 @@ def _distill_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     shared = offline & on_policy
     if values.get("on_policy"):
         unread = (offline - shared) | {"kd_temperature", "kd_alpha", "too_long", "append_eos", "sample_generations"}
+        unread -= {"eos_token"}
         needed = ("max_completion_length", "temperature", "beta")
     else:
         unread, needed = on_policy - shared - {"teacher_model_name_or_path", "teacher_model_revision"}, ("max_length",)
