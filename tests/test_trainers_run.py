@@ -16,7 +16,14 @@ from posttrain.rollouts import Candidate, Rollout
 from posttrain.rows import by_content, read_parquet
 
 BASE = "assets/tiny_base"
-TIMED = ("tokens_per_second", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "train_runtime")
+TIMED = (
+    "step_time",
+    "tokens_per_second",
+    "eval_runtime",
+    "eval_samples_per_second",
+    "eval_steps_per_second",
+    "train_runtime",
+)
 pytestmark = pytest.mark.slow
 
 
@@ -56,17 +63,24 @@ class Case:
 
 
 TEACHER = {"teacher_model_name_or_path": BASE}
+QUIET = {"eval_strategy": "no"}
 CASES = [
-    Case("reward_model", "tiny_reward_model", "few_pairs", (4, 6), {"eval_strategy": "no"}),
-    Case("dpo", "tiny_dpo", "few_pairs", (4, 6), {"eval_strategy": "no"}),
-    Case("value", "tiny_value", "few_outcomes", (16, 20), {"eval_strategy": "no"}),
-    Case("distill", "tiny_distill", "tiny_math", (4, 6), {"num_train_examples": 24, **TEACHER, "packing": "false"}),
+    Case("reward_model", "tiny_reward_model", "few_pairs", (4, 6), QUIET),
+    Case("dpo", "tiny_dpo", "few_pairs", (4, 6), QUIET),
+    Case("value", "tiny_value", "few_outcomes", (16, 20), QUIET),
+    Case(
+        "distill",
+        "tiny_distill",
+        "tiny_math",
+        (4, 6),
+        {"num_train_examples": 24, **TEACHER, "packing": "false", **QUIET},
+    ),
     Case("distill", "tiny_distill_on_policy", "tiny_math", (4, 6), {"num_train_examples": 24, **TEACHER}),
 ]
 
 
 def command(case: Case, data: Path, out: Path) -> list[str]:
-    student = "assets/tiny_half" if case.recipe == "tiny_distill" else BASE
+    student = "assets/tiny_half" if case.script == "distill" else BASE
     values = {
         "model_name_or_path": student, "dataset_name": data / case.dataset, "output_dir": out, "logging_steps": 1,
         "max_steps": case.steps[1], "save_steps": case.steps[0], "per_device_train_batch_size": 8,
@@ -74,7 +88,7 @@ def command(case: Case, data: Path, out: Path) -> list[str]:
         **case.changes,
     }  # fmt: skip
     if case.recipe == "tiny_distill_on_policy":
-        values |= {"max_completion_length": 8}
+        values |= {"max_completion_length": 8, "random_init": "true"}
     return [
         f"src/{case.script}.py",
         f"recipes/{case.recipe}.yaml",
