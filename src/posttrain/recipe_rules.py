@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from posttrain.distill_rules import distill_contradictions, value_contradictions
 from posttrain.schema import (
     DISTILLATION_CONFIG,
     DPO_CONFIG,
@@ -14,7 +15,6 @@ from posttrain.schema import (
     SFT_CONFIG,
     VALUE_CONFIG,
     Field,
-    read_fields,
 )
 
 OPTIONS = "posttrain/options.py"
@@ -216,11 +216,11 @@ def contradictions(trainer: str, path: str, values: dict[str, Any]) -> list[str]
             return [f"{path}: num_samples: {values['num_samples']}: greedy samples are all the same; set temperature"]
         return []
     others = {
-        "value": _value_contradictions,
-        "dpo": _pair_contradictions, "reward_model": _pair_contradictions, "distill": _distill_contradictions,
+        "dpo": _pair_contradictions, "reward_model": _pair_contradictions, "value": _pair_contradictions,
         "sample": _sampling_contradictions, "expert_iteration": _round_contradictions, "grpo": _grpo_contradictions,
     }  # fmt: skip
-    return others.get(trainer, _sft_contradictions)(path, values)
+    own = {"distill": distill_contradictions, "value": value_contradictions}.get(trainer, lambda *_: [])
+    return own(path, values) + others.get(trainer, _sft_contradictions)(path, values)
 
 
 def _grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:
@@ -284,41 +284,6 @@ def _round_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     if values.get("random_init") or not values.get("append_eos", True):
         faults.append(f"{path}: random_init and append_eos: false make no sense where the model writes its own rows")
     return faults
-
-
-def _value_contradictions(path: str, values: dict[str, Any]) -> list[str]:
-    faults, iterations = _pair_contradictions(path, values), values.get("num_iterations", 2)
-    if values.get("use_peft"):
-        faults.append(f"{path}: use_peft: true: the value head trains whole weights")
-    steps = values.get("save_steps") or 0
-    if isinstance(steps, int) and steps % iterations:
-        faults.append(
-            f"{path}: save_steps: {steps}: lies between two iterations on one batch, so a run resumed there would not "
-            f"be the same; expected a multiple of num_iterations ({iterations})"
-        )
-    return faults
-
-
-def _distill_contradictions(path: str, values: dict[str, Any]) -> list[str]:
-    """Keys of the way of distilling that the recipe does not go are read by nothing."""
-    offline, on_policy = (set(read_fields(source)) for source in (SFT_CONFIG, DISTILLATION_CONFIG))
-    shared = offline & on_policy
-    if values.get("on_policy"):
-        unread = (offline - shared) | {"kd_temperature", "kd_alpha", "too_long", "append_eos", "sample_generations"}
-        unread -= {"eos_token"}
-        needed = ("max_completion_length", "temperature", "beta")
-    else:
-        unread, needed = on_policy - shared - {"teacher_model_name_or_path", "teacher_model_revision"}, ("max_length",)
-    mode = f"on_policy: {str(bool(values.get('on_policy'))).lower()}"
-    faults = [
-        f"{path}: {key}: {values[key]!r}: not read with {mode}; leave it out" for key in sorted(unread & set(values))
-    ]
-    faults += [f"{path}: {key}: missing; expected with {mode}" for key in needed if key not in values]
-    if values.get("on_policy") and values.get("eval_strategy", "no") != "no":
-        faults.append(f"{path}: eval_strategy: {values['eval_strategy']!r}: not on policy; src/eval.py evaluates")
-    if values["prompt"] == "none":
-        faults.append(f"{path}: prompt: none: distillation is of answers; expected a prompt")
-    return faults + _sft_contradictions(path, values)
 
 
 def _pair_contradictions(path: str, values: dict[str, Any]) -> list[str]:
