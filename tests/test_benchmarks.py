@@ -17,7 +17,7 @@ FROM_HUB = [name for name, declared in DECLARED.items() if "hub" in declared]
 @pytest.mark.parametrize("name", FROM_HUB)
 def test_a_declaration_says_where_what_and_how_many(name):
     declared = declaration(name)
-    assert set(declared) - {"config"} == {"file", "script", "n", "hub", "split", "revision", "question", "answer"}
+    assert set(declared) - {"config"} == {"file", "script", "n", "k", "hub", "split", "revision", "question", "answer"}
     assert len(declared["revision"]) == 40
     assert declared["script"] == f"data_prep/benchmarks.py {name}"
 

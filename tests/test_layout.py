@@ -52,6 +52,7 @@ def test_light_modules_do_not_import_torch():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_parses_and_builds_its_dataclasses(path):
+    import transformers
     import trl
 
     from posttrain import memory_options, options
@@ -62,13 +63,16 @@ def test_every_recipe_parses_and_builds_its_dataclasses(path):
     ours["sample"] = [options.SampleOptions]
     ours["dpo"], ours["reward_model"] = [options.PairOptions], [options.RewardOptions]
     ours["memory_sft"] = [memory_options.MemoryOptions]
+    ours["distill"], ours["value"] = [options.DistillOptions], [options.ValueOptions]
     ours["expert_iteration"] = [options.SftOptions, options.SampleOptions, options.RoundOptions]
     for config_class in ours[trainer]:
         recipe.build(config_class)
-    if trainer in ("sft", "expert_iteration", "memory_sft"):
+    offline = trainer == "distill" and not recipe.values.get("on_policy")
+    if trainer in ("sft", "expert_iteration", "memory_sft") or offline:
         recipe.build(trl.SFTConfig, bf16=False)
     library = {"grpo": trl.GRPOConfig, "dpo": trl.DPOConfig, "reward_model": trl.RewardConfig}
-    if trainer in library:
+    library |= {"distill": trl.DistillationConfig, "value": transformers.TrainingArguments}
+    if trainer in library and not offline:
         recipe.build(library[trainer], bf16=False)
     if trainer not in ("eval", "sample"):
         recipe.build(trl.ModelConfig)
@@ -93,7 +97,7 @@ def test_every_accelerate_config_loads_in_accelerate_and_here(path):
 
 @pytest.mark.parametrize(
     "script",
-    ["sft", "grpo", "eval", "sample", "expert_iteration", "memory_sft", "dpo", "reward_model"],
+    ["sft", "grpo", "eval", "sample", "expert_iteration", "memory_sft", "dpo", "reward_model", "distill", "value"],
 )
 def test_help_lists_fields(script):
     command = [sys.executable, f"src/{script}.py", "--help"]

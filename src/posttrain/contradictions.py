@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from posttrain.distill_rules import distill_contradictions, value_contradictions
 from posttrain.strategy_rules import strategy_contradictions
 
 # Fields whose values TRL documents but looks at only when training is under way.
@@ -29,11 +30,12 @@ def contradictions(trainer: str, path: str, values: dict[str, Any]) -> list[str]
             return [f"{path}: num_samples: {values['num_samples']}: greedy samples are all the same; set temperature"]
         return []
     others = {
-        "dpo": _pair_contradictions, "reward_model": _pair_contradictions,
+        "dpo": _pair_contradictions, "reward_model": _pair_contradictions, "value": _pair_contradictions,
         "sample": _sampling_contradictions, "expert_iteration": _round_contradictions, "grpo": _grpo_contradictions,
         "memory_sft": _memory_sft_contradictions,
     }  # fmt: skip
-    return others.get(trainer, _sft_contradictions)(path, values)
+    own = {"distill": distill_contradictions, "value": value_contradictions}.get(trainer, lambda *_: [])
+    return own(path, values) + others.get(trainer, _sft_contradictions)(path, values)
 
 
 def _grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:

@@ -115,7 +115,11 @@ class DistillationLoss(nn.Module):
         """student: (..., V) logits    teacher: (..., V') logits    labels: (...)    returns: the mean where not -100"""
         n = (labels != IGNORED).sum().clamp(min=1)
         divergence, cross_entropy = self.parts(student, teacher, labels)
-        return (self.alpha * self.temperature**2 * divergence + (1 - self.alpha) * cross_entropy) / n
+        return self.mixed(divergence, cross_entropy) / n
+
+    def mixed(self, divergence: Tensor, cross_entropy: Tensor) -> Tensor:
+        """Both parts by their shares."""
+        return self.alpha * self.temperature**2 * divergence + (1 - self.alpha) * cross_entropy
 
     def parts(self, student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """KL(teacher ‖ student) at the temperature, and cross entropy, each summed over labels ≠ -100."""

@@ -89,6 +89,33 @@ class StrategyOptions:
 
 
 @dataclass(frozen=True)
+class DistillOptions(SftOptions):
+    """What `src/distill.py` needs beside `ModelConfig`, the keys of `SftOptions` and those of one of TRL's configs.
+
+    That is `SFTConfig` where the teacher reads the dataset's answers, `DistillationConfig` where the student's.
+    """
+
+    on_policy: bool = field(
+        default=False,
+        metadata={
+            "help": "Learn on the student's own samples (beta: 1 is reverse KL) instead of the dataset's answers."
+        },
+    )
+    teacher_model_name_or_path: str = field(
+        default="", metadata={"help": "Checkpoint of the same tokenizer; its vocabulary may be padded otherwise."}
+    )
+    teacher_model_revision: str | None = field(default=None, metadata={"help": "Commit of a teacher of the hub."})
+    kd_temperature: float = field(
+        default=1.0,
+        metadata={"help": "Softens both distributions of offline distillation; their KL is times its square."},
+    )
+    kd_alpha: float = field(
+        default=0.5,
+        metadata={"help": "Share of the KL in the offline loss; the rest is cross entropy with the answers."},
+    )
+
+
+@dataclass(frozen=True)
 class GrpoOptions:
     """What `src/grpo.py` needs beside `GRPOConfig` and `ModelConfig`."""
 
@@ -307,4 +334,24 @@ class RewardOptions(PairOptions):
     )
     margin: float | None = field(
         default=None, metadata={"help": "How far apart the two rewards shall be; null is 1 for `hinge`, else 0."}
+    )
+
+
+@dataclass(frozen=True)
+class ValueOptions:
+    """What `src/value.py` needs beside `TrainingArguments` and `ModelConfig`."""
+
+    trainer: str = field(metadata={"help": "The method; the script src/<trainer>.py runs the recipe."})
+    dataset_name: str = field(metadata={"help": "Directory written by data_prep/preference_pairs.py --outcomes."})
+    prompt: str = field(metadata={"help": "As in SftOptions.", "choices": ["chat", "r1_zero", "question_only"]})
+    max_length: int = field(metadata={"help": "Tokens that a question and its answer may have."})
+    eos_token: str | None = field(
+        default=None, metadata={"help": "Ends an answer; null keeps the checkpoint's own, as SFT trained it."}
+    )
+    too_long: str = field(default="error", metadata={"help": "As in SftOptions.", "choices": ["error", "drop"]})
+    value_clip: float = field(
+        default=0.2, metadata={"help": "How far a value may move while its batch is trained on; PPO's epsilon."}
+    )
+    num_iterations: int = field(
+        default=2, metadata={"help": "How often a batch is trained on in a row; with 1 nothing is clipped."}
     )

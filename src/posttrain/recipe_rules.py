@@ -4,7 +4,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from posttrain.schema import DPO_CONFIG, GRPO_CONFIG, MODEL_CONFIG, REWARD_CONFIG, SFT_CONFIG, Field
+from posttrain.schema import (
+    DISTILLATION_CONFIG,
+    DPO_CONFIG,
+    GRPO_CONFIG,
+    MODEL_CONFIG,
+    REWARD_CONFIG,
+    SFT_CONFIG,
+    VALUE_CONFIG,
+    Field,
+)
 
 OPTIONS = "posttrain/options.py"
 STRATEGY = f"{OPTIONS}:StrategyOptions"
@@ -14,6 +23,11 @@ SCHEMAS = {
     "dpo": (*MODEL_CONFIG, *DPO_CONFIG, STRATEGY, f"{OPTIONS}:PairOptions"),
     "reward_model": (*MODEL_CONFIG, *REWARD_CONFIG, STRATEGY, f"{OPTIONS}:PairOptions", f"{OPTIONS}:RewardOptions"),
     "memory_sft": (*MODEL_CONFIG, *SFT_CONFIG, STRATEGY, "posttrain/memory_options.py:MemoryOptions"),
+    "distill": (
+        *MODEL_CONFIG, *SFT_CONFIG, *DISTILLATION_CONFIG, STRATEGY,
+        f"{OPTIONS}:SftOptions", f"{OPTIONS}:DistillOptions",
+    ),
+    "value": (*MODEL_CONFIG, *VALUE_CONFIG, STRATEGY, f"{OPTIONS}:ValueOptions"),
     "eval": (f"{OPTIONS}:EvalOptions",),
     "sample": (f"{OPTIONS}:SampleOptions",),
     "expert_iteration": (
@@ -32,6 +46,8 @@ REQUIRED = {
     "dpo": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate", "beta", "loss_type"),
     "reward_model": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"),
     "memory_sft": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"),
+    "distill": ("model_name_or_path", "teacher_model_name_or_path", "output_dir", "seed", "learning_rate"),
+    "value": ("model_name_or_path", "output_dir", "seed", "learning_rate"),
     "eval": (),
     "sample": (),
     "expert_iteration": ("max_length", "learning_rate"),
@@ -115,10 +131,11 @@ POSITIVE = {
     "num_samples", "num_questions", "num_candidates", "num_rounds", "max_per_question", "eval_batch_size", "batch_size",
      "num_train_examples", "limit", "lora_r", "lora_alpha", "save_total_limit", "top_p",
     "early_stopping_patience", "knowledge_num", "knowledge_length", "knowledge_dim", "gumbel_temperature",
+    "kd_temperature", "value_clip",
 }  # fmt: skip
 LARGEST = {
     "seed": 2**32 - 1, "data_seed": 2**32 - 1, "top_p": 1, "probe_max_truncated": 1, "probe_max_zero_variance": 1,
-    "label_smoothing_factor": 1, "counterfactual_prob": 1, "dropout": 1,
+    "label_smoothing_factor": 1, "counterfactual_prob": 1, "dropout": 1, "kd_alpha": 1,
 }  # fmt: skip
 AT_LEAST_ZERO = {
     "probe_max_truncated",
@@ -141,6 +158,8 @@ AT_LEAST_ZERO = {
     "similarity_loss_coef",
     "diversity_loss_coef",
     "router_loss_coef",
+    "kd_alpha",
+    "margin",
 }
 
 

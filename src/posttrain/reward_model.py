@@ -15,8 +15,10 @@ from transformers import (
 )
 from trl import ModelConfig, RewardConfig, RewardTrainer, get_quantization_config
 
-from posttrain import attention, strategy, training
+from posttrain import attention, lineage, strategy, training
 from posttrain.callbacks import MetricsFile, prepare_trackers
+from posttrain.encode import Encoding, encode_each, load_tokenizer
+from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
 from posttrain.losses import PairwiseLoss
 from posttrain.options import RewardOptions, StrategyOptions
@@ -97,17 +99,48 @@ def build_trainer(
     return trainer
 
 
-@torch.inference_mode()
-def rewards(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[list[int]], batch_size: int
-) -> list[float]:
-    """Rewards of whole sequences of ids, in their order; similar lengths are scored together."""
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    scores = [0.0] * len(sequences)
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        batch = tokenizer.pad({"input_ids": [sequences[i] for i in places]}, padding_side="right", return_tensors="pt")
-        found = model(**batch.to(model.device)).logits.squeeze(-1).float().tolist()
-        for place, score in zip(places, found, strict=True):
-            scores[place] = score
-    return scores
+class RewardModel:
+    """A finished run of src/reward_model.py that scores completions, rendered as its training rendered them."""
+
+    def __init__(self, name: str, batch_size: int) -> None:
+        """Load `final/`; raises PosttrainError where it is not a reward model."""
+        record = lineage.read_lineage(name)
+        if AutoConfig.from_pretrained(name).num_labels != 1 or not record:
+            raise PosttrainError(f"{name}: not a reward model of this project; expected final/ of src/reward_model.py")
+        attention.register()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True).to(device).eval()
+        self.tokenizer = load_tokenizer(name, None, record["eos_token"])
+        positions = self.model.config.get_text_config().max_position_embeddings
+        self.encoding = Encoding(record["prompt"], record["eos_token"], positions, "error")
+        self.batch_size = batch_size
+
+    def score(
+        self, rows: list[dict[str, Any]], samples: dict[str, list[dict[str, Any]]]
+    ) -> dict[str, list[float | None]]:
+        """Rewards by question, of lines of samples.jsonl; None for what was cut off or marks no answer."""
+        asked = {row["id"]: row for row in rows}
+        completions = [(asked[i], sample["completion"]) for i, of_question in samples.items() for sample in of_question]
+        rendered = [{**row, "completion": [{"role": "assistant", "content": text}]} for row, text in completions]
+        encoded = encode_each(rendered, self.tokenizer, self.encoding)
+        fits = [e.fault is None and len(e.ids) <= self.encoding.max_length for e in encoded]
+        found = iter(self.rewards([e.ids.tolist() for e, fit in zip(encoded, fits, strict=True) if fit]))
+        scored = iter([next(found) if fit else None for fit in fits])
+        rewards = {i: [(next(scored), sample) for sample in of_question] for i, of_question in samples.items()}
+        return {
+            i: [None if s["finish_reason"] == "length" or s["answer"] is None else r for r, s in of_question]
+            for i, of_question in rewards.items()
+        }
+
+    @torch.inference_mode()
+    def rewards(self, sequences: Sequence[list[int]]) -> list[float]:
+        """Rewards of whole sequences of ids, in their order; similar lengths are scored together."""
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        scores = [0.0] * len(sequences)
+        for start in range(0, len(order), self.batch_size):
+            places = order[start : start + self.batch_size]
+            ids = {"input_ids": [sequences[i] for i in places]}
+            batch = self.tokenizer.pad(ids, padding_side="right", return_tensors="pt").to(self.model.device)
+            for place, score in zip(places, self.model(**batch).logits.squeeze(-1).float().tolist(), strict=True):
+                scores[place] = score
+        return scores

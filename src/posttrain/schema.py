@@ -21,6 +21,11 @@ REWARD_CONFIG = (
     TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig", "trl/trainer/reward_config.py:RewardConfig",
 )  # fmt: skip
 DPO_CONFIG = (TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig", "trl/trainer/dpo_config.py:DPOConfig")
+DISTILLATION_CONFIG = (
+    TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig",
+    "trl/trainer/distillation_config.py:DistillationConfig",
+)  # fmt: skip
+VALUE_CONFIG = (TRAINING_ARGUMENTS,)
 MODEL_CONFIG = ("trl/trainer/model_config.py:ModelConfig",)
 
 

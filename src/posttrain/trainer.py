@@ -145,9 +145,13 @@ class RecipeTrainer(WholeRun, SFTTrainer):
         loss, outputs = Trainer.compute_loss(
             self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
-        if (self.state.global_step + 1) % max(1, int(self.args.logging_steps)) == 0 or not model.training:
+        if self.is_logged_step() or not model.training:
             self._add_token_metrics(outputs.logits.detach(), labels, "train" if model.training else "eval")
         return (loss, outputs) if return_outputs else loss
+
+    def is_logged_step(self) -> bool:
+        """Whether the step under way will be logged."""
+        return (self.state.global_step + 1) % max(1, int(self.args.logging_steps)) == 0
 
     def _add_token_metrics(self, logits: torch.Tensor, labels: torch.Tensor, mode: str) -> None:
         """Token accuracy and entropy over completion tokens. logits: (B, T, V)    labels: (B, T)"""

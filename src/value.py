@@ -1,0 +1,59 @@
+"""A value head: the chance of every prefix of an answer to turn out right, from verified samples.
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml src/value.py recipes/tiny_value.yaml
+
+Any field of the recipe can be overridden by `--field value`; `--help` lists them. The same command resumes the run.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import run_script
+from posttrain.hardware import read_hardware
+from posttrain.lineage import claim
+from posttrain.manifest import check_dataset
+from posttrain.model_source import check_model
+from posttrain.options import ValueOptions
+from posttrain.recipe import read_recipe
+
+
+def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
+    # 1. Everything that can be wrong is found before torch is imported.
+    recipe = read_recipe(sys.argv[1:] if argv is None else argv, "value")
+    options = recipe.build(ValueOptions)
+    check_model(recipe.values["model_name_or_path"], needs_weights=True, may_be_adapter=False)
+    manifest = check_dataset(Path(options.dataset_name))
+    hardware = read_hardware()
+    output_dir = Path(recipe.values["output_dir"])
+
+    from transformers import TrainingArguments
+
+    from posttrain import finish, pairs, training, value
+
+    identity = training.run_identity(recipe, manifest, hardware)
+    record = claim(output_dir, identity)
+    if record and record["finished"]:
+        training.tell(f"{output_dir}: this run finished at {record['finished']}; nothing to do")
+        return
+
+    # 2. Arguments, tokenizer, answers, model.
+    arguments = training.build_arguments(
+        recipe, hardware, TrainingArguments, include_num_input_tokens_seen="non_padding"
+    )
+    tokenizer = training.load_tokenizer(
+        recipe.values["model_name_or_path"], recipe.values.get("model_revision"), options.eos_token
+    )
+    rows = value.load_rows(options, manifest, arguments, tokenizer)
+    with recipe.answers_for_library_errors():
+        trainer = value.build_trainer(recipe, options, arguments, hardware, tokenizer, rows)
+
+    # 3. Train from the last whole checkpoint, or from the start; the final one, and the record that says it is whole.
+    dataset = pairs.describe_dataset(options, rows, manifest)
+    result = finish.train_to_the_end(trainer, recipe, options, hardware, dataset, identity, record, callbacks)
+    training.tell(finish.summary(output_dir, result, "explained_variance"))
+
+
+if __name__ == "__main__":
+    run_script(main)
