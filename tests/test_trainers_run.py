@@ -118,33 +118,13 @@ def test_a_run_stopped_in_its_second_epoch_ends_bit_identical(case, data, tmp_pa
     assert record(whole)["result"]["steps"] == len(metrics(whole)) == case.steps[1]
 
 
-@pytest.fixture(scope="module")
-def reward_model(data, tmp_path_factory) -> Path:
-    """A reward model of the altered answers."""
-    out = tmp_path_factory.mktemp("reward") / "run"
+def test_a_reward_model_ranks_what_it_has_not_seen(data, tmp_path):
     done = run_script(
-        "src/reward_model.py", "recipes/tiny_reward_model.yaml", "--model_name_or_path", BASE, "--output_dir", out,
-        "--dataset_name", data / "pairs", "--eos_token", "<|im_end|>", "--num_train_epochs", 4, "--learning_rate", 1e-3,
+        "src/reward_model.py", "recipes/tiny_reward_model.yaml", "--model_name_or_path", BASE, "--output_dir",
+        tmp_path / "run", "--dataset_name", data / "pairs", "--eos_token", "<|im_end|>", "--num_train_epochs", 4,
+        "--learning_rate", 1e-3,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return out
-
-
-def test_a_reward_model_ranks_what_it_has_not_seen(reward_model):
-    assert record(reward_model)["result"]["evaluation"]["eval_accuracy"] > 0.9
-    assert load_file(reward_model / "final/model.safetensors")["score.weight"].shape == (1, 128)
-
-
-def test_best_of_n_from_evaluations_to_the_paired_test(reward_model, tiny_data, tmp_path):
-    common = ("--model", BASE, "--data_dir", tiny_data, "--benchmarks", "tiny_1step", "--limit", 6, "--prompt", "chat")
-    for name, more in (("greedy", ()), ("four", ("--num_samples", 4, "--temperature", 0.5))):
-        done = run_script("src/eval.py", "recipes/tiny_eval.yaml", *common, *more, "--output_dir", tmp_path / name)
-        assert done.returncode == 0, done.stderr
-    arguments = [tmp_path / "four", "--greedy", tmp_path / "greedy", "--data_dir", tiny_data]
-    done = run_script("src/best_of_n.py", reward_model / "final", *arguments)
-    assert done.returncode == 0, done.stderr
-    written = json.loads((tmp_path / "four/best_of_n.json").read_text())
-    assert (written["results"][0]["questions"], written["results"][0]["samples"]) == (6, 4)
-    assert len(written["chosen"]["tiny_1step"]) == 6
-    refused = run_script("src/best_of_n.py", BASE, *arguments)
-    assert refused.returncode == 2 and "not a reward model" in refused.stderr
+    result = record(tmp_path / "run")["result"]
+    assert result["evaluation"]["eval_accuracy"] > 0.9
+    assert load_file(tmp_path / "run/final/model.safetensors")["score.weight"].shape == (1, 128)

@@ -4,7 +4,7 @@ from typing import Any
 
 from posttrain.schema import DISTILLATION_CONFIG, SFT_CONFIG, read_fields
 
-OFFLINE_KEYS = {"kd_temperature", "kd_alpha", "too_long", "append_eos"}  # of our own options
+OFFLINE_KEYS = {"kd_temperature", "kd_alpha", "too_long", "append_eos", "sample_generations"}  # of our own options
 TEACHER_KEYS = {"teacher_model_name_or_path", "teacher_model_revision"}
 
 
@@ -19,10 +19,10 @@ def distill_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     mode = f"on_policy: {str(bool(values.get('on_policy'))).lower()}"
     faults = [f"{path}: {k}: {values[k]!r}: not read with {mode}; leave it out" for k in sorted(unread & set(values))]
     faults += [f"{path}: {key}: missing; expected with {mode}" for key in needed if key not in values]
-    for key in {"loss_type", "label_smoothing_factor"} & set(values) - unread:
-        faults.append(f"{path}: {key}: {values[key]!r}: distillation has a loss of its own; leave it out")
     if values.get("on_policy") and values.get("eval_strategy", "no") != "no":
         faults.append(f"{path}: eval_strategy: {values['eval_strategy']!r}: not on policy; src/eval.py evaluates")
+    if values["prompt"] == "none":
+        faults.append(f"{path}: prompt: none: distillation is of answers; expected a prompt")
     return faults
 
 

@@ -39,19 +39,12 @@ class SftOptions:
 
 
 @dataclass(frozen=True)
-class DistillOptions:
-    """What `src/distill.py` needs beside `ModelConfig` and one of TRL's configs.
+class DistillOptions(SftOptions):
+    """What `src/distill.py` needs beside `ModelConfig`, the keys of `SftOptions` and those of one of TRL's configs.
 
     That is `SFTConfig` where the teacher reads the dataset's answers, `DistillationConfig` where the student's.
     """
 
-    trainer: str = field(metadata={"help": "The method; the script src/<trainer>.py runs the recipe."})
-    dataset_name: str = field(metadata={"help": "Directory written by a data_prep script, with its manifest.json."})
-    prompt: str = field(metadata={"help": "As in SftOptions.", "choices": ["chat", "r1_zero", "question_only"]})
-    append_eos: bool = field(default=True, metadata={"help": "As in SftOptions."})
-    too_long: str = field(default="error", metadata={"help": "As in SftOptions.", "choices": ["error", "drop"]})
-    num_train_examples: int | None = field(default=None, metadata={"help": "As in SftOptions."})
-    random_init: bool = field(default=False, metadata={"help": "As in SftOptions, of the student."})
     on_policy: bool = field(
         default=False,
         metadata={

@@ -24,7 +24,7 @@ SCHEMAS = {
     "dpo": (*MODEL_CONFIG, *DPO_CONFIG, f"{OPTIONS}:PairOptions"),
     "reward_model": (*MODEL_CONFIG, *REWARD_CONFIG, f"{OPTIONS}:PairOptions", f"{OPTIONS}:RewardOptions"),
     "distill": (
-        *MODEL_CONFIG, *SFT_CONFIG, *DISTILLATION_CONFIG, f"{OPTIONS}:DistillOptions",
+        *MODEL_CONFIG, *SFT_CONFIG, *DISTILLATION_CONFIG, f"{OPTIONS}:SftOptions", f"{OPTIONS}:DistillOptions",
     ),
     "value": (*MODEL_CONFIG, *VALUE_CONFIG, f"{OPTIONS}:ValueOptions"),
     "eval": (f"{OPTIONS}:EvalOptions",),
@@ -292,8 +292,6 @@ def _pair_contradictions(path: str, values: dict[str, Any]) -> list[str]:
         faults.append(f"{path}: eval_steps: missing: expected a number of steps with eval_strategy: steps")
     if values.get("padding_free"):
         faults.append(f"{path}: padding_free: true: pairs are padded; leave it out")
-    if values.get("label_smoothing_factor"):
-        faults.append(f"{path}: label_smoothing_factor: is read by SFT alone; leave it out")
     return faults + _memory_contradictions(path, values)
 
 

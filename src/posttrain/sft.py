@@ -14,7 +14,7 @@ from posttrain.encode import Encoding, load_split
 from posttrain.hardware import Hardware
 from posttrain.lineage import digest
 from posttrain.manifest import split_path
-from posttrain.options import DistillOptions, SftOptions
+from posttrain.options import SftOptions
 from posttrain.recipe import Recipe
 from posttrain.rows import by_content, read_parquet
 from posttrain.trainer import RecipeTrainer
@@ -42,10 +42,7 @@ class Rows:
 
 
 def load_rows(
-    options: SftOptions | DistillOptions,
-    manifest: dict[str, Any],
-    arguments: SFTConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    options: SftOptions, manifest: dict[str, Any], arguments: SFTConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Rows:
     """Tokenise, lint and pack the train split, and the validation split where the recipe evaluates."""
     eos = tokenizer.eos_token if options.append_eos else None
