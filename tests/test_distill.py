@@ -65,6 +65,8 @@ def test_an_epoch_has_its_own_order_whatever_came_before():
         ("tiny_distill", ["--kd_alpha", "1.5"], "kd_alpha: 1.5: expected at most 1"),
         ("tiny_distill_on_policy", ["--packing", "true"], "packing: True: not read with on_policy: true"),
         ("tiny_distill_on_policy", ["--on_policy", "false"], "max_length: missing; expected with on_policy: false"),
+        ("tiny_distill", ["--label_smoothing_factor", "0.1"], "distillation has a loss of its own"),
+        ("tiny_value", ["--label_smoothing_factor", "0.1"], "is read by SFT alone"),
         ("tiny_value", ["--num_iterations", "3"], "save_steps: 100: lies between two iterations on one batch"),
         ("tiny_dpo", ["--padding_free", "true"], "not taken from a recipe"),
     ],
