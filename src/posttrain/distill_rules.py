@@ -25,6 +25,8 @@ def distill_contradictions(path: str, values: dict[str, Any]) -> list[str]:
         for k in sorted((unread | SFT_KEYS) & set(values))
     ]
     faults += [f"{path}: {key}: missing; expected with {mode}" for key in needed if key not in values]
+    for key in {"loss_type", "label_smoothing_factor"} & set(values) - unread:
+        faults.append(f"{path}: {key}: {values[key]!r}: distillation has a loss of its own; leave it out")
     if values.get("on_policy") and values.get("eval_strategy", "no") != "no":
         faults.append(f"{path}: eval_strategy: {values['eval_strategy']!r}: not on policy; src/eval.py evaluates")
     if values["prompt"] == "none":
@@ -35,6 +37,8 @@ def distill_contradictions(path: str, values: dict[str, Any]) -> list[str]:
 def value_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     """Adapters, and checkpoints in the middle of a batch's iterations."""
     faults, iterations = [], values.get("num_iterations", 2)
+    if values.get("label_smoothing_factor"):
+        faults.append(f"{path}: label_smoothing_factor: is read by SFT alone; leave it out")
     if values.get("use_peft"):
         faults.append(f"{path}: use_peft: true: the value head trains whole weights")
     steps = values.get("save_steps") or 0
