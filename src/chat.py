@@ -2,7 +2,7 @@
 
     python src/chat.py outputs/tiny_sft/final [--compare outputs/tiny_grpo/final] [--temperature 0.7]
 
-A line is a question. `/new` forgets the conversation, `/quit` or the end of input leaves.
+A line is a question. `/new` forgets the conversation, Ctrl-C cuts an answer off, `/quit` or the end of input leaves.
 """
 
 import argparse
@@ -38,7 +38,12 @@ def main() -> None:
                 print(f"── {name}")
             history.append({"role": "user", "content": line})
             streamer = TextStreamer(model.tokenizer, skip_prompt=True, skip_special_tokens=True)
-            answer = model.chat(history, asked.max_new_tokens, streamer)
+            try:
+                answer = model.chat(history, asked.max_new_tokens, streamer)
+            except KeyboardInterrupt:
+                print()
+                history.pop()  # an answer cut off is no part of the conversation
+                continue
             history.append({"role": "assistant", "content": answer})
 
 

@@ -60,6 +60,14 @@ def test_the_answer_depends_on_the_history(chat):
     assert chat.chat([*told, {"role": "user", "content": QUESTIONS[2]}], 12) != alone
 
 
+def test_a_prompt_with_stop_texts_ends_there_too(chat):
+    zero = posttrain.Chat(TINY_BASE, prompt="r1_zero")
+    question = [{"role": "user", "content": QUESTIONS[2]}]
+    answer = zero.chat(question, 12)
+    zero.stop = (answer[3:6],)
+    assert zero.predict(QUESTIONS[2], 12) == [zero.chat(question, 12)] != [answer]
+
+
 def test_sampling_depends_on_the_seed_alone():
     def answer(seed: int) -> str:
         hot = posttrain.Chat(TINY_BASE, temperature=1.5, seed=seed)

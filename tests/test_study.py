@@ -10,7 +10,7 @@ from posttrain.errors import PosttrainError
 from posttrain.manifest import Source, write_dataset
 from posttrain.rows import chat_row, read_parquet
 from posttrain.study import cell_name, read_study, train_command
-from posttrain.study_report import neighbours
+from posttrain.study_report import markdown_table, neighbours
 
 STUDIES = sorted((REPOSITORY / "studies").glob("*.yaml"))
 TINY = {
@@ -51,12 +51,34 @@ def test_a_grid_has_every_combination_and_neighbours_differ_in_one_place(tmp_pat
     }
 
 
+def test_variants_are_cells_by_name_and_each_is_held_against_the_first(tmp_path):
+    variants = {"all": {"seed": 1}, "lora": {"use_peft": True, "lora_r": 2}, "frozen": {"freeze_layers": 2}}
+    study = read_study(write(tmp_path / "s.yaml", grid={}, variants=variants))
+    assert study.cells() == variants
+    assert neighbours(study) == [("all", "lora"), ("all", "frozen")]
+    assert "--freeze_layers" in train_command(study, "frozen")
+
+
+def test_the_table_for_a_readme_has_what_a_cell_took():
+    point = {"n": 4, "accuracy": 0.5, "low": 0.25, "high": 0.75}
+    cost = {"trainable_parameters": 1234, "peak_memory_bytes": 3 * 2**20, "wall_seconds": 5.4}
+    cells = {"lora_2": {"points": {0: point, 9: {**point, "accuracy": 0.75}}, "cost": cost}}
+    assert markdown_table(cells, point).splitlines()[2:] == [
+        "| base | 50.0% [25.0%, 75.0%] |  |  |  |",
+        "| lora 2 | 75.0% [25.0%, 75.0%] | 1,234 | 3 MiB | 5 s |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"grid": {"learning_rat": [1.0]}}, "did you mean learning_rate"),
         ({"grid": {"learning_rate": 1.0}}, "expected a field with a list"),
         ({"grid": {"seed": [1, 1]}}, "two cells have one name"),
+        ({"variants": {"a": {"seed": 1}}}, "either a grid or variants"),
+        ({"grid": {}}, "either a grid or variants"),
+        ({"grid": {}, "variants": {"a": 1}}, "expected a name with its fields"),
+        ({"grid": {}, "variants": {"a": {"learning_rat": 1.0}}}, "did you mean learning_rate"),
         ({"cells": 3}, "a study has the keys"),
         ({"eval_override": {"benchmark": "x"}}, "did you mean benchmarks"),
         ({"recipe": "recipes/nothing.yaml"}, "No such file"),
