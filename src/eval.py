@@ -12,8 +12,8 @@ from pathlib import Path
 from posttrain.benchmarks import load_benchmarks
 from posttrain.errors import check_writable, run_script
 from posttrain.model_source import check_model, evaluation_name
-from posttrain.options import EvalOptions
 from posttrain.recipe import read_recipe
+from posttrain.sampling_options import EvalOptions
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from posttrain.benchmarks import load_benchmarks
 from posttrain.errors import run_script
 from posttrain.manifest import check_dataset
 from posttrain.model_source import check_model
-from posttrain.options import RoundOptions, SampleOptions
 from posttrain.recipe import read_recipe
+from posttrain.sampling_options import RoundOptions, SampleOptions
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ from posttrain.benchmarks import load_benchmarks
 from posttrain.errors import run_script
 from posttrain.manifest import check_dataset, split_path
 from posttrain.model_source import check_model
-from posttrain.options import RoundOptions, SampleOptions
 from posttrain.recipe import read_recipe
 from posttrain.rollouts import RolloutFile, draw_questions
 from posttrain.rows import read_parquet
+from posttrain.sampling_options import RoundOptions, SampleOptions
 
 
 def main() -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from posttrain.errors import run_script
 from posttrain.manifest import check_dataset, split_path
 from posttrain.model_source import check_model
-from posttrain.options import SampleOptions
 from posttrain.recipe import read_recipe
 from posttrain.rollouts import RolloutFile, draw_questions
 from posttrain.rows import read_parquet
+from posttrain.sampling_options import SampleOptions
 
 
 def main() -> None:

@@ -55,16 +55,16 @@ def test_every_recipe_parses_and_builds_its_dataclasses(path):
     import transformers
     import trl
 
-    from posttrain import memory_options, options
+    from posttrain import memory_options, options, sampling_options
 
     trainer = yaml.safe_load(path.read_text())["trainer"]
     recipe = read_recipe([str(path)], trainer)
-    ours = {"sft": [options.SftOptions], "grpo": [options.GrpoOptions], "eval": [options.EvalOptions]}
-    ours["sample"] = [options.SampleOptions]
+    ours = {"sft": [options.SftOptions], "grpo": [options.GrpoOptions], "eval": [sampling_options.EvalOptions]}
+    ours["sample"] = [sampling_options.SampleOptions]
     ours["dpo"], ours["reward_model"] = [options.PairOptions], [options.RewardOptions]
     ours["memory_sft"] = [memory_options.MemoryOptions]
     ours["distill"], ours["value"] = [options.DistillOptions], [options.ValueOptions]
-    ours["expert_iteration"] = [options.SftOptions, options.SampleOptions, options.RoundOptions]
+    ours["expert_iteration"] = [options.SftOptions, sampling_options.SampleOptions, sampling_options.RoundOptions]
     for config_class in ours[trainer]:
         recipe.build(config_class)
     offline = trainer == "distill" and not recipe.values.get("on_policy")

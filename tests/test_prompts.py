@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from posttrain.forms import in_form, in_published_form
-from posttrain.options import EvalOptions
 from posttrain.prompts import DIRECTORY, declared_prompt, prompt_file, render_prompt
+from posttrain.sampling_options import EvalOptions
 
 NAMES = yaml.safe_load((DIRECTORY / "prompts.yaml").read_text())
 

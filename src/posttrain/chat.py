@@ -9,9 +9,9 @@ from transformers.generation.streamers import BaseStreamer
 from posttrain.errors import PosttrainError
 from posttrain.evaluation import choose_prompt, load_model, read_checkpoint, stop_ids
 from posttrain.model_source import check_model
-from posttrain.options import EvalOptions
 from posttrain.prompts import declared_prompt, render_prompt
 from posttrain.sampling import Decoding, HfSampler, decode
+from posttrain.sampling_options import EvalOptions
 
 Message = dict[str, str]
 

@@ -25,11 +25,11 @@ from posttrain.benchmarks import Benchmark
 from posttrain.errors import PosttrainError
 from posttrain.local_server import vllm_server
 from posttrain.model_source import check_model
-from posttrain.options import EvalOptions
 from posttrain.prompts import render_prompt
 from posttrain.results import SCHEMA_VERSION
 from posttrain.rope import check_live, override, rope_of
 from posttrain.sampling import Decoding, HfSampler, Sampler
+from posttrain.sampling_options import EvalOptions
 from posttrain.server import check_rope
 from posttrain.server_sampler import ServerSampler
 

@@ -16,6 +16,7 @@ from posttrain.schema import (
 )
 
 OPTIONS = "posttrain/options.py"
+SAMPLING = "posttrain/sampling_options.py"
 STRATEGY = f"{OPTIONS}:StrategyOptions"
 SCHEMAS = {
     "sft": (*MODEL_CONFIG, *SFT_CONFIG, STRATEGY, f"{OPTIONS}:SftOptions"),
@@ -28,11 +29,11 @@ SCHEMAS = {
         f"{OPTIONS}:SftOptions", f"{OPTIONS}:DistillOptions",
     ),
     "value": (*MODEL_CONFIG, *VALUE_CONFIG, STRATEGY, f"{OPTIONS}:ValueOptions"),
-    "eval": (f"{OPTIONS}:EvalOptions",),
-    "sample": (f"{OPTIONS}:SampleOptions",),
+    "eval": (f"{SAMPLING}:EvalOptions",),
+    "sample": (f"{SAMPLING}:SampleOptions",),
     "expert_iteration": (
-        *MODEL_CONFIG, *SFT_CONFIG, STRATEGY, f"{OPTIONS}:SftOptions", f"{OPTIONS}:SampleOptions",
-        f"{OPTIONS}:RoundOptions",
+        *MODEL_CONFIG, *SFT_CONFIG, STRATEGY, f"{OPTIONS}:SftOptions", f"{SAMPLING}:SampleOptions",
+        f"{SAMPLING}:RoundOptions",
     ),
 }  # fmt: skip
 # Beside our own fields without default: no run should rest on a library's default for these.

@@ -22,12 +22,12 @@ from posttrain.errors import PosttrainError
 from posttrain.grading import Verdict
 from posttrain.hardware import VARIABLE, find_config
 from posttrain.metrics import wilson_interval
-from posttrain.options import RoundOptions, SampleOptions
 from posttrain.recipe import Recipe
 from posttrain.results import METRICS_FILE
 from posttrain.rollouts import read_rollouts
 from posttrain.round_figure import draw_rounds
 from posttrain.rows import read_parquet
+from posttrain.sampling_options import RoundOptions, SampleOptions
 from posttrain.schema import read_fields
 
 ROUND_FILE = "round.json"  # written last: the round is whole

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain import evaluation, grading, likelihood, lineage
 from posttrain.errors import PosttrainError
 from posttrain.grading import Grader
-from posttrain.options import SampleOptions
 from posttrain.prompts import render_prompt
 from posttrain.results import Sample
 from posttrain.rollouts import Question, Rollout, verify
 from posttrain.sampling import Decoding, HfSampler, Sampler
+from posttrain.sampling_options import SampleOptions
 from posttrain.server_sampler import ServerSampler
 
 ADVICE = "shorten --max_new_tokens, or ask less at once (--batch_size, --max-samples 25, --num-candidates 2)"
