@@ -34,7 +34,7 @@ def evaluate(memory: Path, world: Path, out: Path) -> dict[str, Any]:
         "src/memory_eval.py", memory, "--questions", world / "validation.json", "--out", out, "--max-new-tokens", 3
     )
     assert done.returncode == 0, done.stderr
-    return json.loads((out / "metrics.json").read_text())
+    return json.loads((out / "banks.json").read_text())
 
 
 @pytest.fixture(scope="module")
