@@ -57,6 +57,9 @@ def test_it_answers_from_rows_it_never_saw_and_falls_to_chance_without_them(trai
         assert banks[name]["likelihood"]["low"] <= 0.2 <= banks[name]["likelihood"]["high"], name
     assert banks["true"]["letter"] is None
     assert banks["edited"]["left_out"] == 0
+    page = run_script("src/report.py", "--memories", tmp_path, "--runs", trained, "--out", tmp_path / "report")
+    assert page.returncode == 0, page.stderr
+    assert "Under “edited”" in (tmp_path / "report/index.html").read_text()
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 5 * 64
 
