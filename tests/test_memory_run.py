@@ -91,7 +91,12 @@ def test_only_the_memory_is_saved_and_recorded(trained, world):
 def test_an_interrupted_run_ends_with_the_same_bytes(world, tmp_path):
     config = config_copy(tmp_path, "cpu", {"gradient_checkpointing": True})
     short = {"max_steps": 20, "save_steps": 10, "logging_steps": 5, "per_device_train_batch_size": 16}
-    short |= {"gradient_accumulation_steps": 2, "eval_strategy": "steps", "eval_steps": 10}
+    short |= {
+        "gradient_accumulation_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 10,
+        "load_best_model_at_end": "true",
+    }
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run_script(*arguments(world, whole, **short), config=config)
     assert done.returncode == 0, done.stderr
