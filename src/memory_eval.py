@@ -2,7 +2,7 @@
 
     python src/memory_eval.py outputs/tiny_memory/final --questions data/tiny_facts/validation.json
 
-Writes metrics.json, samples.jsonl and table.txt into --out (evals/<run>/memory).
+Writes samples.jsonl, table.txt and last banks.json into --out (evals/<run>/memory).
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
     atomic.write_bytes(out / "table.txt", (table + "\n").encode())
     settings = {name: str(value) for name, value in vars(arguments).items()}
     atomic.write_json(
-        out / "metrics.json",
+        out / "banks.json",
         {
             "settings": settings,
             "code": code_state(),
@@ -55,7 +55,7 @@ def main() -> None:
             "usage": memory_evaluation.usage(reader, prompts, arguments.batch_size),
         },
     )
-    print(f"{table}\n{out}/metrics.json")
+    print(f"{table}\n{out}/banks.json")
 
 
 def read_limited(path: Path, limit: int | None) -> list[Question]:

@@ -61,8 +61,6 @@ def main() -> None:
     # 4. The memory, then the record that says it is whole.
     result = training.run_result(trainer, time.perf_counter() - started)
     training.save_final(trainer, output_dir, record, result, trained)
-    if options.save_pth:
-        memory_sft.write_pth(trainer, output_dir)
     training.tell(memory_sft.summary(output_dir, result))
 
 

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from posttrain.errors import check_writable, run_script
+from posttrain.memory_figure import read_bank_evaluations
 from posttrain.report import comparison_table, read_evaluations, read_runs
 from posttrain.report_page import write_report
 
@@ -17,20 +18,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("evaluations", type=Path, nargs="*", help="directories that src/eval.py wrote, in order")
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="directories that a training script wrote")
+    parser.add_argument("--memories", type=Path, nargs="*", default=[], help="directories of src/memory_eval.py")
     parser.add_argument("--out", type=Path, required=True, help="directory of the page")
     parser.add_argument("--title", help="of the page; the name of its directory without it")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the benchmarks' questions lie")
     parser.add_argument("--questions", type=int, default=200, help="shown for each benchmark; 0 shows all")
     arguments = parser.parse_args()
-    if not arguments.evaluations and not arguments.runs:
-        parser.error("name evaluations, --runs, or both")
+    if not (arguments.evaluations or arguments.runs or arguments.memories):
+        parser.error("name evaluations, --runs, --memories, or several")
 
     check_writable(arguments.out)
     evaluations = read_evaluations(arguments.evaluations)
     runs = read_runs(arguments.runs)
     arguments.out.mkdir(parents=True, exist_ok=True)
     title = arguments.title or arguments.out.resolve().name
-    page = write_report(arguments.out, title, evaluations, runs, arguments.data_dir, arguments.questions)
+    memories = read_bank_evaluations(arguments.out, arguments.memories)
+    page = write_report(arguments.out, title, evaluations, runs, arguments.data_dir, arguments.questions, memories)
     if evaluations:
         table = comparison_table(evaluations)
         (arguments.out / "table.txt").write_text(table + "\n")

@@ -187,6 +187,15 @@ def test_a_bfloat16_model_keeps_a_float32_memory(kind, ids):
     assert model(input_ids=ids).logits.dtype == torch.bfloat16
 
 
+def test_it_trains_under_bfloat16_autocast(kind, ids):
+    model = awake(tiny(kind)).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss = loss + sum(r.diversity.mean() - r.similarity.mean() for r in model.memory.readings.values())
+    loss.backward()
+    assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in model.memory.parameters())
+
+
 def test_what_cannot_have_a_memory_is_refused(kind):
     model = tiny(kind)
     with pytest.raises(MemoryFault, match="shape"):

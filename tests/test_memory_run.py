@@ -34,7 +34,7 @@ def evaluate(memory: Path, world: Path, out: Path) -> dict[str, Any]:
         "src/memory_eval.py", memory, "--questions", world / "validation.json", "--out", out, "--max-new-tokens", 3
     )
     assert done.returncode == 0, done.stderr
-    return json.loads((out / "metrics.json").read_text())
+    return json.loads((out / "banks.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,9 @@ def test_it_answers_from_rows_it_never_saw_and_falls_to_chance_without_them(trai
         assert banks[name]["likelihood"]["low"] <= 0.2 <= banks[name]["likelihood"]["high"], name
     assert banks["true"]["letter"] is None
     assert banks["edited"]["left_out"] == 0
+    page = run_script("src/report.py", "--memories", tmp_path, "--runs", trained, "--out", tmp_path / "report")
+    assert page.returncode == 0, page.stderr
+    assert "Under “edited”" in (tmp_path / "report/index.html").read_text()
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 5 * 64
 
@@ -88,7 +91,12 @@ def test_only_the_memory_is_saved_and_recorded(trained, world):
 def test_an_interrupted_run_ends_with_the_same_bytes(world, tmp_path):
     config = config_copy(tmp_path, "cpu", {"gradient_checkpointing": True})
     short = {"max_steps": 20, "save_steps": 10, "logging_steps": 5, "per_device_train_batch_size": 16}
-    short |= {"gradient_accumulation_steps": 2, "eval_strategy": "steps", "eval_steps": 10}
+    short |= {
+        "gradient_accumulation_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 10,
+        "load_best_model_at_end": "true",
+    }
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run_script(*arguments(world, whole, **short), config=config)
     assert done.returncode == 0, done.stderr

@@ -19,15 +19,13 @@ from posttrain.hardware import Hardware
 from posttrain.knowledge import BankShape, bank_digest, load_bank
 from posttrain.memory import MemoryConfig, MemoryFault, attach, freeze_report, spaced_layers
 from posttrain.memory_data import Collator, build_rows
-from posttrain.memory_files import load_memory, load_published, save_pth
+from posttrain.memory_files import load_memory, load_published
 from posttrain.memory_options import PARTS, MemoryOptions
 from posttrain.memory_questions import read_questions
 from posttrain.memory_trainer import EpochOfCollator, MemoryTrainer
 from posttrain.options import StrategyOptions
 from posttrain.recipe import Recipe
 from posttrain.sft import summary as summary  # the script takes it from here
-
-LATEST = "sft_latest.pth"
 
 
 @dataclass(frozen=True)
@@ -213,13 +211,6 @@ def describe_dataset(options: MemoryOptions, rows: Rows, manifest: dict[str, Any
         "dropped_too_long": rows.dropped_too_long,
         "with_fact": rows.with_fact,
     }
-
-
-def write_pth(trainer: MemoryTrainer, output_dir: Path) -> None:
-    """The final memory as `sft_latest.pth` in the output directory; only the main process writes."""
-    if trainer.accelerator.is_main_process:
-        load_memory(output_dir / training.FINAL, trainer.memory)
-        save_pth(output_dir / LATEST, trainer.memory)
 
 
 def check_options(options: MemoryOptions, hardware: Hardware) -> None:

@@ -11,9 +11,11 @@ from transformers import TrainerCallback
 from posttrain.encode import IGNORED
 from posttrain.memory import ExplicitMemory, Reading
 from posttrain.memory_data import Collator
-from posttrain.memory_files import load_memory, save_memory
+from posttrain.memory_files import load_memory, save_memory, save_pth
 from posttrain.memory_options import MemoryOptions
 from posttrain.trainer import RecipeTrainer
+
+LATEST = "sft_latest.pth"  # the published name; every save renews it, the final one last
 
 
 class MemoryTrainer(RecipeTrainer):
@@ -57,6 +59,8 @@ class MemoryTrainer(RecipeTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         save_memory(Path(output_dir or self.args.output_dir), self.memory, self.description)
+        if self.options.save_pth:
+            save_pth(Path(self.args.output_dir) / LATEST, self.memory)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_memory(Path(resume_from_checkpoint), self.memory)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.memory_figure import BankEvaluation
 from posttrain.page import Drawing, write_page
 from posttrain.report import (
     Evaluation,
@@ -28,7 +29,13 @@ from posttrain.report_samples import question_tables
 
 
 def write_report(
-    out: Path, title: str, evaluations: Sequence[Evaluation], runs: Sequence[Run], data_dir: Path, questions: int
+    out: Path,
+    title: str,
+    evaluations: Sequence[Evaluation],
+    runs: Sequence[Run],
+    data_dir: Path,
+    questions: int,
+    memories: Sequence[BankEvaluation] = (),
 ) -> Path:
     """Write the page and its figures into `out`; returns the page's path. `questions` a benchmark, 0 for all."""
     published = references(evaluations, runs)
@@ -38,6 +45,7 @@ def write_report(
         "report.html",
         title=title,
         evaluations=evaluations,
+        memories=memories,
         runs=runs,
         sets=question_sets(evaluations),
         figures=_figures(out, evaluations, runs, published),
@@ -54,7 +62,7 @@ def _figures(
     out: Path, evaluations: Sequence[Evaluation], runs: Sequence[Run], published: list[dict[str, Any]]
 ) -> dict[str, Drawing | None]:
     if not evaluations:
-        return {}
+        return dict.fromkeys(("accuracy", "steps", "sizes", "outcomes", "lengths", "budget", "pass", "maj"))
     steps, sizes = curve_over_steps(evaluations, runs), curve_over_sizes(evaluations, runs)
     return {
         "accuracy": draw_accuracy(out, evaluations, published),
