@@ -8,7 +8,9 @@ lists them. The same command resumes the run.
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from posttrain.errors import run_script
 from posttrain.hardware import read_hardware
@@ -16,18 +18,19 @@ from posttrain.lineage import claim
 from posttrain.memory_options import MemoryOptions
 from posttrain.memory_overrides import translate
 from posttrain.model_source import check_model
+from posttrain.options import StrategyOptions
 from posttrain.recipe import read_recipe
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
     # 1. Everything that can be wrong is found before a model loads.
-    recipe = read_recipe(translate(sys.argv[1:]), "memory_sft")
+    recipe = read_recipe(translate(list(sys.argv[1:] if argv is None else argv)), "memory_sft")
     options = recipe.build(MemoryOptions)
     check_model(recipe.values["model_name_or_path"], needs_weights=not options.random_init, may_be_adapter=False)
     hardware = read_hardware()
     output_dir = Path(recipe.values["output_dir"])
 
-    from posttrain import memory_sft, training
+    from posttrain import memory_sft, strategy, training
 
     memory_sft.check_options(options, hardware)
     manifest = memory_sft.files_manifest(options)
@@ -46,6 +49,7 @@ def main() -> None:
     rows = memory_sft.load_rows(options, arguments, tokenizer)
     with recipe.answers_for_library_errors():
         trainer = memory_sft.build_trainer(recipe, options, arguments, hardware, tokenizer, rows, bank)
+    strategy.add_callbacks(trainer, recipe.build(StrategyOptions), callbacks)
 
     # 3. Train from the last whole checkpoint, or from the start.
     resumed_from = training.resume_point(output_dir)

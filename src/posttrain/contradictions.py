@@ -144,6 +144,11 @@ def _memory_sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
         for key in ("packing", "use_peft")
         if values.get(key)
     ]
+    faults += [
+        f"{path}: {key}: {values[key]!r}: all of the model is frozen but its memory; leave it out"
+        for key in ("freeze_layers", "freeze_embeddings", "freeze_patterns")
+        if values.get(key)
+    ]
     if values.get("eval_strategy", "no") != "no" and not values.get("validation_name"):
         faults.append(f"{path}: validation_name: missing: expected a file of questions with eval_strategy")
     if values.get("load_best_model_at_end") and values.get("eval_strategy", "no") == "no":
