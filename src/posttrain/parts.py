@@ -2,7 +2,7 @@
 
 A part is an Arrow file below the work directory, named by the digest of its input and its number, in a directory named
 by the settings that decide its content. It is written whole or not at all, so that an interrupted run continues, and
-another budget, cap or number of rows needs no row to be tokenised again. It is not compressed, 2.3 times the size of
+another budget, cap or number of rows needs no row to be tokenised again. It is not compressed, 2.2 times the size of
 the lines, so that of a part that is mapped only what is looked at is read.
 """
 

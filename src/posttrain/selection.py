@@ -30,7 +30,7 @@ from posttrain.rows import ROW_SCHEMA
 NARROW = ["id", "n_tokens", "n_prompt", "source", "reason", "question", "tie", "rate", "touches"]
 CODES = {reason: code for code, reason in enumerate(REASONS)}
 KEPT = -1
-RANGE_BYTES = 64 * 2**20  # of input lines behind the rows in memory at once
+RANGE_BYTES = 32 * 2**20  # of input lines behind the rows in memory at once
 BANDS_AT_ONCE = 4  # of the signatures: 64 bytes a row
 ROWS_PER_GROUP = 1024
 DROPPED_SCHEMA = pa.schema([*ROW_SCHEMA, ("reason", pa.string()), ("detail", pa.string())])
