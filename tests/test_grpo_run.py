@@ -13,6 +13,7 @@ RECIPE = "recipes/tiny_grpo.yaml"
 SMALL = {
     "max_steps": 4, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "num_generations": 4,
     "max_completion_length": 40, "save_steps": 2, "guard_steps": 2, "guard_prompts": 10, "probe": "warn",
+    "num_train_examples": 8,  # an epoch is two steps: the resumed run is in its second
 }  # fmt: skip
 TIMED = ("seconds/", "tokens_per_second", "step_time")
 

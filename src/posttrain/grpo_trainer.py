@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -17,6 +18,7 @@ from posttrain.callbacks import ContinuedFile
 from posttrain.errors import PosttrainError
 from posttrain.forms import in_form
 from posttrain.grading import Grade, Grader, Verdict
+from posttrain.repeat import EpochRepeatSampler
 from posttrain.results import Sample
 from posttrain.sampling import Decoding
 from posttrain.server import ServerError
@@ -54,6 +56,9 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
             yield
         finally:
             self.phase_seconds[phase] += time.perf_counter() - began
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochRepeatSampler:
+        return EpochRepeatSampler.like(super()._get_train_sampler(dataset))
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Ids as evaluation makes them: a rendered prompt gets no further special tokens."""
