@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parents[1]
+# Port 0: the usual one may still be held by a launch that ended a moment ago.
+LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
 ScriptRunner = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -49,9 +51,9 @@ def run_script(*arguments: object, config: str | Path | None = "accelerate_confi
 
 
 def launch(config: str | Path, *arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """A script under `accelerate launch --config_file`, the way the README says."""
+    """A script under `accelerate launch --config_file`, the way the README says; on a port that is free."""
     return subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *map(str, arguments)],
+        [*LAUNCHER, str(config), *map(str, arguments)],
         cwd=REPOSITORY,
         env=script_environment(config=None),
         capture_output=True,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, kill_when, launch, record, run_script
+from conftest import LAUNCHER, REPOSITORY, kill_when, launch, record, run_script
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -86,7 +86,7 @@ def test_two_processes_train_and_resume_exactly(whole_tiny_data, early_sft, tmp_
     whole = launch(config, *arguments(whole_tiny_data, early_sft, tmp_path / "whole", **changes))
     assert whole.returncode == 0, whole.stderr[-3000:]
     command = arguments(whole_tiny_data, early_sft, tmp_path / "killed", **changes)
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", config, *command]
+    launcher = [*LAUNCHER[1:], config, *command]
     kill_when(tmp_path / "killed/checkpoint-2/complete.json", launcher, config=None)
     done = launch(config, *command)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, config_copy, kill, kill_when, launch, record, run_script, start
+from conftest import LAUNCHER, REPOSITORY, config_copy, kill, kill_when, launch, record, run_script, start
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -180,7 +180,7 @@ def test_two_processes_resume_exactly(tiny_data, tmp_path):
     whole = launch(config, *arguments(tiny_data, tmp_path / "whole", **steps))
     assert whole.returncode == 0, whole.stderr
     out = tmp_path / "killed"
-    command = ["-m", "accelerate.commands.launch", "--config_file", config, *arguments(tiny_data, out, **steps)]
+    command = [*LAUNCHER[1:], config, *arguments(tiny_data, out, **steps)]
     kill_when(out / "checkpoint-20", command, config=None)
     done = launch(config, *arguments(tiny_data, out, **steps))
     assert done.returncode == 0, done.stderr
