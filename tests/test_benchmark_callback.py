@@ -55,12 +55,12 @@ def test_the_best_checkpoint_is_that_of_the_highest_accuracy(run):
     assert (run / "final/model.safetensors").read_bytes() == (best / "model.safetensors").read_bytes()
 
 
-def test_an_unknown_or_missing_benchmark_ends_it_before_a_model_loads(tmp_path):
-    command = ["src/sft.py", "recipes/tiny_sft.yaml", "--output_dir", tmp_path / "run", "--data_dir", tmp_path]
-    for name, expected in (
-        ("nothing", "unknown: nothing; known: tiny_1step"),
-        ("math500", "missing; benchmark math500"),
-    ):
-        done = run_script(*command, "--eval_benchmarks", name)
+def test_an_unknown_or_missing_benchmark_ends_it_before_a_model_loads(tiny_data, tmp_path):
+    command = [
+        "src/sft.py", "recipes/tiny_sft.yaml", "--dataset_name", tiny_data / "tiny_math", "--data_dir", tmp_path,
+        "--output_dir", tmp_path / "run", "--eval_benchmarks",
+    ]  # fmt: skip
+    for name, expected in (("nothing", "unknown: nothing; known: tiny_1"), ("math500", "missing; benchmark math500")):
+        done = run_script(*command, name)
         assert done.returncode == 2
         assert expected in done.stderr and "Traceback" not in done.stderr

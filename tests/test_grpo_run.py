@@ -118,7 +118,7 @@ def test_the_probe_refuses_a_model_without_signal(whole_tiny_data, tmp_path):
 def test_the_probe_alone_trains_nothing(whole_tiny_data, early_sft, tmp_path):
     done = run_script(*arguments(whole_tiny_data, early_sft, tmp_path / "run", **{**SMALL, "probe": "only"}))
     assert done.returncode == 0, done.stderr
-    assert "probe: 32 prompts, 128 completions" in done.stdout
+    assert "probe: 8 prompts, 32 completions" in done.stdout
     assert not (tmp_path / "run/run.json").exists()
 
 

@@ -38,7 +38,7 @@ class Reader:
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids of a question, rendered as in training."""
         prompt = render_prompt(self.description["prompt"], [{"role": "user", "content": question}], self.tokenizer)
-        return token_ids(self.tokenizer, [prompt])[0]
+        return token_ids(self.tokenizer, [prompt])[0].tolist()
 
     def left_padded(self, prompts: list[list[int]]) -> dict[str, Tensor]:
         """input_ids and attention_mask, (B, S), padded on the left so that every prompt ends at the last place."""
