@@ -137,7 +137,6 @@ class Steps(TrainerCallback):
 @pytest.mark.slow
 def test_train_returns_what_the_run_wrote_and_goes_on_after_an_interruption(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")  # set by the run itself; restored here
     keys = {
         "dataset_name": str(tiny_data / "tiny_math"), "output_dir": str(tmp_path / "run"), "max_steps": 6,
         "logging_steps": 1, "save_steps": 2, "eval_steps": 2, "load_best_model_at_end": True, "sample_generations": 0,
@@ -162,6 +161,7 @@ def test_train_returns_what_the_run_wrote_and_goes_on_after_an_interruption(tiny
     evaluated = [line["eval_loss"] for line in whole.metrics if "eval_loss" in line]
     assert whole.best_metric == min(evaluated) == record(tmp_path / "whole")["result"]["best_metric"]
     assert posttrain.train("recipes/tiny_sft.yaml", keys) == resumed  # finished: read, not trained
+    assert "WANDB_DIR" not in os.environ  # or the next run in this process would write into the first one's directory
 
 
 @pytest.mark.slow

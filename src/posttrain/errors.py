@@ -20,6 +20,7 @@ def run_script(main: Callable[[], None]) -> None:
     """
     try:
         main()
+        _part()
     except (PosttrainError, OSError) as error:
         if os.environ.get(TRACEBACK):
             raise
@@ -35,6 +36,12 @@ def run_script(main: Callable[[], None]) -> None:
 def _processes_have_met() -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _part() -> None:
+    """Leave the process group: a process that ends with its threads still running can be aborted (seen with ZeRO-3)."""
+    if _processes_have_met():
+        sys.modules["torch"].distributed.destroy_process_group()
 
 
 def check_writable(directory: Path) -> None:

@@ -3,7 +3,9 @@
 import importlib.util
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from posttrain.recipe import override_arguments, read_entries
 from posttrain.recipe_rules import SCHEMAS, command
 
 SCRIPTS = Path(__file__).parents[1]
+TRACKER_VARIABLES = (  # that posttrain.callbacks sets for a run
+    "TENSORBOARD_LOGGING_DIR", "WANDB_DIR", "WANDB_MODE", "SWANLAB_LOG_DIR", "SWANLAB_MODE", "TRACKIO_DIR",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,23 @@ def train(recipe: str | Path, overrides: Mapping[str, Any] | None = None, callba
     entries, _ = read_entries(Path(recipe))
     values = {entry.key: entry.value for entry in entries} | dict(overrides or {})
     main = script_main(str(values.get("trainer")), Path(recipe))
-    main([str(recipe), *override_arguments(overrides or {})], callbacks)
+    with own_trackers():
+        main([str(recipe), *override_arguments(overrides or {})], callbacks)
     return read_result(Path(values["output_dir"]))
+
+
+@contextmanager
+def own_trackers() -> Iterator[None]:
+    """Forget afterwards where this run's trackers write, or the next run in this process would write there too."""
+    before = {name: os.environ.get(name) for name in TRACKER_VARIABLES}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def script_main(trainer: str, recipe: Path) -> Callable[..., None]:
