@@ -23,7 +23,7 @@ from posttrain.errors import PosttrainError, check_writable, run_script
 from posttrain.filtering import all_parts, bad_lines, facts, fault_lines, find_source
 from posttrain.filters import REASONS
 from posttrain.manifest import NAME, write_manifest
-from posttrain.parts import Settings
+from posttrain.parts import Settings, start_forkserver
 from posttrain.shapes import Shape
 
 
@@ -31,6 +31,8 @@ def main() -> None:
     arguments = parse_arguments()
     if not arguments.dry_run:
         check_writable(arguments.out)
+    if arguments.processes > 1:
+        start_forkserver()
     inputs, source = find_source(arguments)
     index = build_index(arguments.decontaminate, arguments.data_dir)
     settings, limits = settings_of(arguments, source.id), limits_of(arguments)

@@ -37,28 +37,34 @@ def main() -> None:
     # 2. Everything about the questions is known before weights are loaded, once for all benchmarks.
     checkpoint = evaluation.read_checkpoint(options.model)
     rope = rope_policy.settle(options.rope, checkpoint, options.dtype)
-    prompt = evaluation.choose_prompt(options, checkpoint.tokenizer)
-    asked = declared_prompt(prompt)
-    questions = [evaluation.render_questions(b, prompt, checkpoint, options.max_new_tokens) for b in benchmarks]
+    wanted = evaluation.choose_prompt(options.prompt, options.model, checkpoint.tokenizer)
+    prompts = [benchmark.prompt if wanted == "benchmark" else wanted for benchmark in benchmarks]
+    questions = [
+        evaluation.render_questions(benchmark, prompt, checkpoint, options.max_new_tokens)
+        for benchmark, prompt in zip(benchmarks, prompts, strict=True)
+    ]
     stops = evaluation.stop_ids(checkpoint)
-    decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops, asked.stop)
     described = evaluation.describe_checkpoint(checkpoint) | {"rope_choice": asdict(rope)}
 
     # 3. Each benchmark: what is finished stays, what is not is done whole.
     texts = [text for rendered, _ in questions for text in rendered]
     finished = []
     with evaluation.open_sampler(checkpoint, options, rope.overrides, texts) as sampler:
-        for benchmark, (rendered, ids) in zip(benchmarks, questions, strict=True):
+        for benchmark, prompt, (rendered, ids) in zip(benchmarks, prompts, questions, strict=True):
+            asked = declared_prompt(prompt)
+            decoding = Decoding(
+                options.max_new_tokens, options.temperature, options.top_p, options.seed, stops, asked.stop
+            )
             named = {"name": prompt, "hash": prompt_hash(rendered[0]), "form": asked.form}
             settings = evaluation.evaluation_settings(benchmark, described, named, decoding, options, sampler)
             lock(output_dir / benchmark.name)
             result = results.Result(output_dir / benchmark.name, settings)
             metrics = result.metrics()
             if metrics is None:
-                samples, prompts = result.sampled(), ids * settings["decoding"]["num_samples"]
-                progress = tqdm(total=len(prompts), initial=len(samples), desc=benchmark.name)
+                samples, repeated = result.sampled(), ids * settings["decoding"]["num_samples"]
+                progress = tqdm(total=len(repeated), initial=len(samples), desc=benchmark.name)
                 with make_grader(options.grader, asked.form) as grader, GradeAhead(grader, benchmark.rows) as ahead:
-                    for sample in sampler.sample(prompts, decoding, done={sample.index for sample in samples}):
+                    for sample in sampler.sample(repeated, decoding, done={sample.index for sample in samples}):
                         samples.append(sample)
                         result.keep(sample)
                         ahead.submit(sample)
@@ -66,7 +72,8 @@ def main() -> None:
                     ahead.finish()
                     metrics = result.finish(grade_samples(benchmark.rows, rendered, samples, grader, prompt))
             finished.append(metrics)
-    print(f"{options.model}, prompt {prompt}, grader {options.grader}:\n{results.table(finished)}\n→ {output_dir}")
+    asked_by = ", ".join(dict.fromkeys(prompts))
+    print(f"{options.model}, prompt {asked_by}, grader {options.grader}:\n{results.table(finished)}\n→ {output_dir}")
 
 
 if __name__ == "__main__":

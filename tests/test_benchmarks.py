@@ -8,6 +8,8 @@ from conftest import run_script
 
 from posttrain.benchmark_source import check_golds, check_rows, to_rows
 from posttrain.benchmarks import DECLARATIONS, BenchmarkError, declaration, load_benchmarks
+from posttrain.errors import PosttrainError
+from posttrain.prompts import declared_prompt
 from posttrain.rows import chat_row
 
 DECLARED = yaml.safe_load(DECLARATIONS.read_text())
@@ -17,7 +19,9 @@ FROM_HUB = [name for name, declared in DECLARED.items() if "hub" in declared]
 @pytest.mark.parametrize("name", FROM_HUB)
 def test_a_declaration_says_where_what_and_how_many(name):
     declared = declaration(name)
-    assert set(declared) - {"config"} == {"file", "script", "n", "k", "hub", "split", "revision", "question", "answer"}
+    assert set(declared) - {"config"} == {
+        "file", "script", "n", "k", "prompt", "hub", "split", "revision", "question", "answer",
+    }  # fmt: skip
     assert len(declared["revision"]) == 40
     assert declared["script"] == f"data_prep/benchmarks.py {name}"
 
@@ -28,6 +32,12 @@ def test_the_sizes_that_tell_sets_of_one_name_apart():
         "gsm8k": 1319, "math500": 500, "aime24": 30, "aime25": 30, "amc23": 40, "amc83": 83, "minerva": 272,
         "olympiadbench": 674,
     }  # fmt: skip
+
+
+def test_every_benchmark_names_a_prompt_that_is_there():
+    assert all(declared_prompt(declared["prompt"]) for declared in DECLARED.values())
+    with pytest.raises(PosttrainError, match="'socratic': unknown; known: chat"):
+        declared_prompt("socratic")
 
 
 def records(n: int) -> list[dict]:

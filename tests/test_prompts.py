@@ -21,7 +21,7 @@ def test_the_file_has_the_recorded_hash(name):
 
 def test_every_prompt_is_declared_and_can_be_chosen():
     choices = EvalOptions.__dataclass_fields__["prompt"].metadata["choices"]
-    assert set(choices) - {"trained"} == set(NAMES) == {p.stem for p in DIRECTORY.glob("*.txt")} | {"chat"}
+    assert set(choices) - {"trained", "benchmark"} == set(NAMES) == {p.stem for p in DIRECTORY.glob("*.txt")} | {"chat"}
     assert ast.literal_eval(repr(choices)) == choices
 
 

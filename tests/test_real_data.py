@@ -159,3 +159,20 @@ def test_grpo_on_real_questions(gsm8k, small_qwen, tmp_path):
     assert all(f"rewards/{name}/mean" in lines[0] for name in ("r1_zero", "r1_zero_format", "accuracy"))
     completions = [json.loads(line) for line in (tmp_path / "run/completions.jsonl").read_text().splitlines()]
     assert completions[0]["prompt"].endswith("Assistant: <think>")
+
+
+@pytest.mark.slow
+def test_each_benchmark_can_be_asked_as_is_usual_for_it(gsm8k, shared_data, small_qwen, tmp_path):
+    file = shared_data / "math/math500.jsonl"
+    assert run_script("data_prep/benchmarks.py", "math500", "--file", file, "--out", gsm8k).returncode == 0
+    done = run_script(
+        "src/eval.py", "recipes/eval_greedy.yaml", "--model", small_qwen, "--benchmarks", "gsm8k,math500", "--data_dir",
+        gsm8k, "--max_new_tokens", 2, "--limit", 3, "--prompt", "benchmark", "--output_dir", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "prompt gsm8k_fewshot, qwen_math_cot" in done.stdout
+    metrics = {name: json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("gsm8k", "math500")}
+    assert [(m["prompt"]["name"], m["decoding"]["stop"]) for m in metrics.values()] == [
+        ("gsm8k_fewshot", ["Question:"]),
+        ("qwen_math_cot", []),
+    ]

@@ -168,7 +168,7 @@ def test_near_duplicates_are_found_and_others_kept():
 
 
 def benchmark(name: str, questions: list[str]) -> Benchmark:
-    return Benchmark(name, [vars(chat_row(q, "", "1", "s")) for q in questions], "0" * 64, None, 1)
+    return Benchmark(name, [vars(chat_row(q, "", "1", "s")) for q in questions], "0" * 64, None, 1, "chat")
 
 
 LONG = "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May."

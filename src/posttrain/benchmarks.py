@@ -19,13 +19,15 @@ class BenchmarkError(PosttrainError):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions in a fixed order, the digest of the file they came from, and `k`, samples a question where sampled."""
+    """Questions in a fixed order, the digest of the file they came from, `k`, samples a question where sampled, and the
+    prompt that is usual for it."""
 
     name: str
     rows: list[dict[str, Any]]
     sha256: str
     limit: int | None
     k: int
+    prompt: str
 
 
 def load_benchmarks(names: str, data_dir: Path, limit: int | None) -> list[Benchmark]:
@@ -58,4 +60,5 @@ def _load(name: str, declared: dict[str, Any], data_dir: Path, limit: int | None
     if expected is not None and len(rows) != expected:
         raise BenchmarkError(f"{path}: {len(rows)} questions, but {name} has {expected}; it is another set")
     limit = limit if limit is not None and limit < len(rows) else None
-    return Benchmark(name, by_content(rows, limit), manifest["files"][path.name]["sha256"], limit, declared["k"])
+    digest = manifest["files"][path.name]["sha256"]
+    return Benchmark(name, by_content(rows, limit), digest, limit, declared["k"], declared["prompt"])

@@ -11,7 +11,6 @@ from posttrain.evaluation import choose_prompt, load_model, read_checkpoint, sto
 from posttrain.model_source import check_model
 from posttrain.prompts import declared_prompt, render_prompt
 from posttrain.sampling import Decoding, HfSampler, decode
-from posttrain.sampling_options import EvalOptions
 
 Message = dict[str, str]
 
@@ -29,8 +28,7 @@ class Chat:
         check_model(str(model))
         self.checkpoint = read_checkpoint(str(model))
         self.tokenizer = self.checkpoint.tokenizer
-        asked = EvalOptions(trainer="eval", model=str(model), benchmarks="", max_new_tokens=1, seed=0, prompt=prompt)
-        self.prompt = choose_prompt(asked, self.tokenizer)
+        self.prompt = choose_prompt(prompt, str(model), self.tokenizer)
         self.stop = declared_prompt(self.prompt).stop
         self.stop_ids = stop_ids(self.checkpoint)
         self.temperature, self.top_p, self.seed = temperature, top_p, seed

@@ -88,11 +88,11 @@ def load_model(checkpoint: Checkpoint, dtype: str) -> PreTrainedModel:
     return model.to(device)
 
 
-def choose_prompt(options: EvalOptions, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The prompt of the recipe, or the one the checkpoint was trained with; for a base model its chat template."""
-    if options.prompt != "trained":
-        return options.prompt
-    record = lineage.read_lineage(options.model)
+def choose_prompt(wanted: str, model: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The prompt that is wanted; `trained` is the one the checkpoint was trained with, of others the chat template."""
+    if wanted != "trained":
+        return wanted
+    record = lineage.read_lineage(model)
     if record and record["prompt"] != "none":
         return record["prompt"]
     return "chat" if tokenizer.chat_template else "question_only"

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -185,6 +187,15 @@ def lay_out(response: str, prompt: str) -> str:
     return f" {thought.strip()} </think> <answer> {final} </answer>"
 
 
+def start_forkserver() -> ForkServerContext:
+    """Start what the processes are forked from, unless it runs: called early, its imports overlap with the caller's."""
+    context = multiprocessing.get_context("forkserver")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process each is enough
+    context.set_forkserver_preload(["posttrain.parts", "posttrain.encode"])
+    forkserver.ensure_running()
+    return context
+
+
 def make_parts(
     inputs: list[Input], settings: Settings, index: Index, directory: Path, processes: int
 ) -> Iterator[tuple[Path, int]]:
@@ -197,10 +208,7 @@ def make_parts(
         yield from _one_by_one(inputs, settings, index, directory)
         return
     waiting: deque[tuple[Path, int, Future[None] | None]] = deque()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["posttrain.parts", "posttrain.encode"])
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process each is enough
-    with ProcessPoolExecutor(processes, context, _start, (settings, index)) as pool:
+    with ProcessPoolExecutor(processes, start_forkserver(), _start, (settings, index)) as pool:
         try:
             for batch, path in _batches(inputs, directory):
                 size = sum(len(line) for _, line in batch)

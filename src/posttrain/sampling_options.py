@@ -15,9 +15,11 @@ class EvalOptions:
     prompt: str = field(
         default="trained",
         metadata={
-            "help": "`trained` is the prompt in the checkpoint's lineage; end tokens always come from the checkpoint.",
+            "help": "`trained` is the prompt in the checkpoint's lineage, `benchmark` the usual one of each benchmark "
+            "(posttrain/benchmarks.yaml); end tokens always come from the checkpoint.",
             "choices": [
                 "trained",
+                "benchmark",
                 "chat",
                 "qwen_math_cot",
                 "qwen_boxed",

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from tokenizers.decoders import ByteLevel
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 Tokenise = Callable[[list[str]], list[np.ndarray]]
+FASTOKENS = "POSTTRAIN_FASTOKENS"  # 0: not used though it is installed
 CHECKED = 64  # one text in so many, and the longest of every batch, is encoded by both
 
 
@@ -31,7 +33,7 @@ def token_ids(tokenizer: Any, texts: list[str]) -> list[np.ndarray]:
 def fastest(tokenizer: Any) -> Tokenise:
     """`token_ids` of this tokenizer, through fastokens where that is installed and gives the same ids."""
     exact = functools.partial(token_ids, tokenizer)
-    if importlib.util.find_spec("fastokens") is None:
+    if importlib.util.find_spec("fastokens") is None or os.environ.get(FASTOKENS) == "0":
         return exact
     return FastTokens(tokenizer, exact)
 

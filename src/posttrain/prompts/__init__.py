@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from posttrain.errors import PosttrainError
+
 DIRECTORY = Path(__file__).parent
 
 
@@ -24,8 +26,11 @@ class Prompt:
 
 
 def declared_prompt(name: str) -> Prompt:
-    """The declaration of a prompt in prompts.yaml."""
-    declared = yaml.safe_load((DIRECTORY / "prompts.yaml").read_text())[name]
+    """The declaration of a prompt in prompts.yaml; raises PosttrainError for a name that is not there."""
+    known = yaml.safe_load((DIRECTORY / "prompts.yaml").read_text())
+    if name not in known:
+        raise PosttrainError(f"prompt: {name!r}: unknown; known: {', '.join(known)}")
+    declared = known[name]
     return Prompt(**{**declared, "stop": tuple(declared.get("stop", ()))})
 
 
