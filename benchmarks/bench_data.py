@@ -39,7 +39,7 @@ from posttrain.shapes import Shape, read_trace
 from posttrain.tokenise import FASTOKENS
 
 EOS, BUDGET, COPIES = "<|im_end|>", 4096, 8
-TEXTS = 1000  # that encode_batch gets at once: its encodings of a large file do not fit into memory
+TEXTS = 10_000  # that encode_batch gets at once: its encodings of a large file would not fit into memory
 FILTER = Path(__file__).parent.parent / "data_prep" / "filter_traces.py"
 RATIOS = {
     "C1 posttrain by (a), aim 1.8 on two cores, 0.9 on one": ("(a) row by row", "posttrain"),

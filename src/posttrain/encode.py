@@ -210,7 +210,7 @@ def lint(ids: np.ndarray, text: str, back: bytes, eos_id: int | None) -> str | N
         return "the loss does not cover the end token, so the model would never learn to stop"
     if eos_id is not None and (ids[:-1] == eos_id).any():
         return "the end token also stands inside the completion"
-    if back not in (text.encode(), unicodedata.normalize("NFC", text).encode()):
+    if back != text.encode() and back != unicodedata.normalize("NFC", text).encode():
         return f"the token ids decode to something else ({back.decode(errors='replace')[:40]!r}…)"
     return None
 

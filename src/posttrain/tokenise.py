@@ -15,7 +15,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 Tokenise = Callable[[list[str]], list[np.ndarray]]
 FASTOKENS = "POSTTRAIN_FASTOKENS"  # 0: not used though it is installed
-CHECKED = 64  # one text in so many, and the longest of every batch, is encoded by both
+FIRST_CHECKED = 64  # texts of a process's first batch that are encoded by both
+CHECKED = 256  # one text in so many of the later ones; and the longest of every batch
 
 
 def token_ids(tokenizer: Any, texts: list[str]) -> list[np.ndarray]:
@@ -44,7 +45,7 @@ class FastTokens:
     def __init__(self, tokenizer: Any, exact: Tokenise) -> None:
         import fastokens
 
-        self.exact = exact
+        self.exact, self.checked = exact, False
         try:
             self.fast = fastokens.Tokenizer.from_json_str(tokenizer.backend_tokenizer.to_str())
         except (ValueError, RuntimeError) as error:
@@ -56,7 +57,9 @@ class FastTokens:
         flat, edges = self.fast.encode_batch_flat(texts)
         offsets = np.frombuffer(edges, np.uint64)[1:-1].astype(np.int64)
         ids = np.split(np.frombuffer(flat, np.int32), offsets)
-        sample = sorted({*range(0, len(texts), CHECKED), max(range(len(texts)), key=lambda i: len(texts[i]))})
+        step = CHECKED if self.checked else max(1, len(texts) // FIRST_CHECKED)
+        sample = sorted({*range(0, len(texts), step), max(range(len(texts)), key=lambda i: len(texts[i]))})
+        self.checked = True
         for place, real in zip(sample, self.exact([texts[i] for i in sample]), strict=True):
             if not np.array_equal(ids[place], real):
                 self.distrust(f"gives other ids for {texts[place][:60]!r}")
