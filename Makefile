@@ -66,8 +66,9 @@ preferences: install
 	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_dpo/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_dpo
 	$(BIN)/python src/compare.py $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_dpo
 
+# Two files of tests at a time; ARGS="-n 0 -k name" for one test, ARGS="-n 8" on a large machine.
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 unit: install
 	$(BIN)/python -m pytest -m 'not slow' $(ARGS)

@@ -18,7 +18,7 @@ from posttrain.benchmarks import Benchmark
 from posttrain.contamination import Index, index_of
 from posttrain.duplicates import BANDS, WIDTH, near_duplicates, signatures
 from posttrain.encode import Encoding, load_split, load_tokenizer
-from posttrain.parts import PartMaker, Settings, write_part
+from posttrain.parts import PartMaker, Settings, read_part, write_part
 from posttrain.readers import find_inputs
 from posttrain.rows import chat_row, write_parquet
 from posttrain.shapes import Shape
@@ -136,6 +136,15 @@ def test_the_same_rows_in_any_format_give_the_same_bytes(tmp_path_factory, maker
         found.append({file.name: file.read_bytes() for file in out.glob("*.parquet")})
     assert found[0].keys() >= {"dropped.parquet"}
     assert found == [found[0]] * 4
+
+
+def test_a_part_is_mapped_and_not_copied(maker, tmp_path):
+    line = json.dumps({"question": "1+1?", "response": "so " * 10_000 + "\\boxed{2}", "answer": "2"}).encode()
+    write_part(maker.table([(1, line)]), tmp_path / "part.arrow")
+    before = pa.total_allocated_bytes()
+    part = read_part(tmp_path / "part.arrow", ["id", "completion"])
+    assert part.column_names == ["id", "completion"] and part.nbytes > 30_000
+    assert pa.total_allocated_bytes() - before < 10_000
 
 
 def test_more_rows_do_not_reshuffle_the_rest():

@@ -31,6 +31,7 @@ NARROW = ["id", "n_tokens", "n_prompt", "source", "reason", "question", "tie", "
 CODES = {reason: code for code, reason in enumerate(REASONS)}
 KEPT = -1
 RANGE_BYTES = 32 * 2**20  # of input lines behind the rows in memory at once
+PARTS_MAPPED = 128  # at once: of each, up to 700 KB around the wanted rows count as memory of the process
 BANDS_AT_ONCE = 4  # of the signatures: 64 bytes a row
 ROWS_PER_GROUP = 1024
 DROPPED_SCHEMA = pa.schema([*ROW_SCHEMA, ("reason", pa.string()), ("detail", pa.string())])
@@ -235,12 +236,26 @@ def _ranges(
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
     """The rows at these places of `table`, in order, a range at a time, with their places."""
     for places in np.array_split(wanted, min(len(wanted), 1 + read_bytes // RANGE_BYTES) or 1):
-        # A part, too, is in order of id: its rows of a range lie side by side.
         grouped = list(_by_part(table.part[places]))
-        pieces = [read_part(parts[number], WIDE).take(table.row[places[mine]]) for number, mine in grouped]
+        pieces = [
+            _copied(parts, table, places, grouped[first : first + PARTS_MAPPED])
+            for first in range(0, len(grouped), PARTS_MAPPED)
+        ]
         if pieces:
             order = np.argsort(np.concatenate([mine for _, mine in grouped]), kind="stable")
             yield pa.concat_tables(pieces).take(order), places
+
+
+def _copied(parts: list[Path], table: Table, places: np.ndarray, grouped: list[tuple[int, np.ndarray]]) -> pa.Table:
+    """Rows of some parts, one part's after the other's; the parts are mapped for no longer than this takes."""
+    pieces, taken, before = [], [], 0
+    for number, mine in grouped:
+        # A part, too, is in order of id: its rows of a range lie side by side.
+        rows = table.row[places[mine]]
+        pieces.append(read_part(parts[number], WIDE).slice(rows.min(), rows.max() - rows.min() + 1))
+        taken.append(before + rows - rows.min())
+        before += len(pieces[-1])
+    return pa.concat_tables(pieces).take(np.concatenate(taken))
 
 
 class GroupWriter:
