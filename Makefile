@@ -7,7 +7,6 @@ RECIPE ?= recipes/tiny_sft.yaml
 EVAL_RECIPE ?= recipes/eval_greedy.yaml
 MODEL ?= outputs/tiny_sft/final
 STUDY ?= studies/tiny_scaling.yaml
-BENCHMARKS ?= gsm8k
 DATA ?= data/tiny_math
 MEMORY ?= outputs/tiny_memory/final
 QUESTIONS ?= data/tiny_facts/validation.json
@@ -60,10 +59,10 @@ preferences: install
 	$(BIN)/python src/sample.py recipes/tiny_sample.yaml --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_samples
 	$(BIN)/python data_prep/preference_pairs.py $(DEMO)/outputs/tiny_samples --out $(DEMO)/data/tiny_pairs
 	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/reward_model.py recipes/tiny_reward_model.yaml --model_name_or_path $(DEMO)/outputs/tiny_sft/final --dataset_name $(DEMO)/data/tiny_pairs --output_dir $(DEMO)/outputs/tiny_reward_model
-	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_sft_early/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_sft_early_8 --num_samples 8 --temperature 0.3
+	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --benchmarks tiny_1step,tiny_2step,tiny_3step,tiny_4step --model $(DEMO)/outputs/tiny_sft_early/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_sft_early_8 --num_samples 8 --temperature 0.3
 	$(BIN)/python src/best_of_n.py $(DEMO)/outputs/tiny_reward_model/final $(DEMO)/evals/tiny_sft_early_8 --greedy $(DEMO)/evals/tiny_sft_early --data_dir $(DEMO)/data
 	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/dpo.py recipes/tiny_dpo.yaml --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_pairs --output_dir $(DEMO)/outputs/tiny_dpo
-	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_dpo/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_dpo
+	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --benchmarks tiny_1step,tiny_2step,tiny_3step,tiny_4step --model $(DEMO)/outputs/tiny_dpo/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_dpo
 	$(BIN)/python src/compare.py $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_dpo
 
 # Two files of tests at a time; ARGS="-n 0 -k name" for one test, ARGS="-n 8" on a large machine.
@@ -89,7 +88,7 @@ study: install
 	POSTTRAIN_ACCELERATE_CONFIG=$(ACCELERATE) $(BIN)/python src/study.py $(STUDY) $(ARGS)
 
 eval: install
-	$(BIN)/python src/eval.py $(EVAL_RECIPE) --model $(MODEL) --benchmarks $(BENCHMARKS) $(ARGS)
+	$(BIN)/python src/eval.py $(EVAL_RECIPE) --model $(MODEL) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(ARGS)
 
 eval-check: install
 	$(BIN)/python data_prep/benchmarks.py math500

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from posttrain.errors import PosttrainError, run_script
 from posttrain.manifest import Source, check_dataset, write_dataset
-from posttrain.rows import Row, by_content, read_parquet, row_id
+from posttrain.rows import ROW_SCHEMA, Row, by_content, read_parquet, row_id
 
 
 def main() -> None:
@@ -25,14 +25,20 @@ def main() -> None:
     if not 0 < arguments.share <= 1:
         parser.error(f"--share {arguments.share}: expected more than 0 and at most 1")
     manifest = check_dataset(arguments.dataset)
-    splits = {
-        Path(name).stem: [Row(**row) for row in read_parquet(arguments.dataset / name)] for name in manifest["files"]
-    }
+    splits = {Path(name).stem: read_rows(arguments.dataset / name) for name in manifest["files"] if ".ids." not in name}
     splits["train"], changed = soil(splits["train"], arguments.share, arguments.seed)
     digests = {name: entry["sha256"] for name, entry in manifest["files"].items()}
     source = Source(f"{manifest['source']['id']}, {changed} wrong", manifest["source"]["licence"], None, digests)
     write_dataset(arguments.out, splits, source, arguments.seed, {}, manifest["tokens"]["tokenizer"])
     print(f"{arguments.out}: {changed} of {len(splits['train'])} training rows end in a wrong answer")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a split; raises PosttrainError where they are not questions with solutions."""
+    rows = read_parquet(path)
+    if rows and set(rows[0]) != set(ROW_SCHEMA.names):
+        raise PosttrainError(f"{path}: has the columns {', '.join(rows[0])}, not {', '.join(ROW_SCHEMA.names)}")
+    return [Row(**row) for row in rows]
 
 
 def soil(rows: list[Row], share: float, seed: int) -> tuple[list[Row], int]:

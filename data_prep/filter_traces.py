@@ -20,7 +20,7 @@ from typing import Any
 from posttrain import selection
 from posttrain.contamination import build_index
 from posttrain.errors import PosttrainError, check_writable, run_script
-from posttrain.filtering import all_parts, bad_lines, facts, fault_lines, find_source
+from posttrain.filtering import all_parts, bad_lines, facts, fault_lines, find_source, first_untrainable
 from posttrain.filters import REASONS
 from posttrain.manifest import NAME, write_manifest
 from posttrain.parts import Settings, start_forkserver
@@ -56,7 +56,8 @@ def main() -> None:
         if arguments.dry_run:
             return
         if not kept["train"]:
-            raise PosttrainError(f"{arguments.out}: no row is left to train on; see the reasons above")
+            example = first_untrainable(parts)
+            raise PosttrainError(f"{arguments.out}: no row is left to train on; see the reasons above{example}")
 
         # 3. The files, and last the manifest.
         arguments.out.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ Rows are encoded exactly as src/sft.py would, so that lengths, packing and the l
 import argparse
 from pathlib import Path
 
-from posttrain.errors import check_writable, run_script
+from posttrain.errors import PosttrainError, check_writable, run_script
 from posttrain.manifest import check_dataset
 
 
@@ -25,6 +25,11 @@ def main() -> None:
         parser.error("--budget must be 1 or more")
 
     manifest = check_dataset(arguments.dataset)
+    if manifest["tokens"] is None:
+        raise PosttrainError(
+            f"{arguments.dataset}: its manifest counts no tokens: not rows to train on but what was made of samples; a "
+            f"report is on datasets of data_prep's gsm8k, tiny_math, filter_traces and the like"
+        )
     out = arguments.out or Path("reports") / arguments.dataset.resolve().name
     check_writable(out)
     from posttrain.data_report import default_budget, write_data_report

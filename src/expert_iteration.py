@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from posttrain import lineage, rounds
+from posttrain import lineage, round_summary, rounds
 from posttrain.benchmarks import load_benchmarks
 from posttrain.errors import run_script
 from posttrain.manifest import check_dataset
@@ -39,11 +39,11 @@ def main() -> None:
     records = []
     for number in range(options.num_rounds + 1):
         records.append(rounds.run_round(run, number))
-        rounds.write_summary(run.output_dir, records)
+        round_summary.write_summary(run.output_dir, records)
 
     # 3. The last weights under the name that every run has, then the record that says the run is whole.
     rounds.finish(run, record, records)
-    print(f"{rounds.table(records)}\n→ {run.output_dir}, weights {run.output_dir / 'final'}")
+    print(f"{round_summary.table(records)}\n→ {run.output_dir}, weights {run.output_dir / 'final'}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Rejection SFT: sample N candidates a question, keep what the verifier accepts, fine-tune a LoRA on it, evaluate.
 
+    export POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/single_gpu.yaml        # cpu.yaml without a GPU
     python src/rejection_sft.py recipes/qwen2_0.5b_gsm8k_rejection_lora.yaml --max-samples 5 --num-candidates 2
 
 Flags: --max-samples --num-candidates --epochs --learning-rate --temperature --eval-size --output-dir --checkpoint
@@ -17,11 +18,14 @@ from posttrain.manifest import check_dataset, split_path
 from posttrain.model_source import check_model
 from posttrain.recipe import read_recipe
 from posttrain.rollouts import RolloutFile, draw_questions
+from posttrain.round_summary import nothing_accepted
 from posttrain.rows import read_parquet
 from posttrain.sampling_options import RoundOptions, SampleOptions
 
 
 def main() -> None:
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
     argv, switches = rejection.translate(sys.argv[1:])
     recipe = read_recipe(argv, "expert_iteration")
     options, sampling = recipe.build(RoundOptions), recipe.build(SampleOptions)
@@ -48,7 +52,7 @@ def main() -> None:
     console.say("=== Phase 3: Rejection SFT Training Loop ===")
     trained = sum(entry["trained"] for entry in entries)
     if not trained:
-        reason = rounds.nothing_accepted(run.directory(1) / "rollouts")
+        reason = nothing_accepted(run.directory(1) / "rollouts")
         raise rounds.RoundError(f"nothing was accepted, so there is nothing to train on: {reason}")
     rounds.run_stage(run.select(1), run.output_dir)
     rounds.run_stage(run.train(1), run.output_dir)

@@ -22,6 +22,8 @@ from posttrain.server import LOOPBACK, base_url, check_port_is_free, serve_comma
 
 def main() -> None:
     arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
     samples = bool(arguments) and not arguments[0].endswith((".yaml", ".yml")) and not arguments[0].startswith("-")
     values = sampling_values(arguments) if samples else read_recipe(arguments, "grpo").values
     check_model(values["model_name_or_path"], needs_weights=True, may_be_adapter=False)

@@ -121,7 +121,7 @@ def whole_tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def early_sft(whole_tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny SFT model stopped early: it has the format, and gets about half of the questions wrong."""
+    """The undertrained tiny SFT model: it has the format, and gets about half of the questions wrong."""
     out = tmp_path_factory.mktemp("early") / "run"
     data = whole_tiny_data / "tiny_math"
     done = run_script("src/sft.py", "recipes/tiny_sft_early.yaml", "--dataset_name", data, "--output_dir", out)

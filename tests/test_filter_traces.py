@@ -234,6 +234,14 @@ def test_gsm8k_math_and_trex_go_through_and_what_touches_a_benchmark_is_reported
     assert set(triples["counts"]["dropped"]) <= {"duplicate"}
 
 
+def test_a_template_that_ends_otherwise_says_what_to_set(mixed, tmp_path):
+    flags = ["--tokenizer", "assets/tiny_init", "--decontaminate", "none", "--max-tokens", 512, "--processes", 1]
+    done = run_script(SCRIPT, mixed, *flags, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "untrainable" in done.stdout and "too_short" not in done.stdout
+    assert "does not end an answer with '<|endoftext|>'" in done.stderr and "set eos_token" in done.stderr
+
+
 @pytest.mark.slow
 def test_what_cannot_be_done_says_why_and_keeps_what_was_complete(mixed, tmp_path):
     def refused(*arguments: object) -> str:

@@ -25,7 +25,7 @@ KILLS = int(os.environ.get("POSTTRAIN_KILLS", "0"))  # of a whole run; its minut
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """The tiny world's data, and a model stopped early in fine-tuning."""
+    """The tiny world's data, and an undertrained model."""
     out = tmp_path_factory.mktemp("rounds")
     assert run_script("data_prep/tiny_math.py", "--out", out / "data").returncode == 0
     done = launch(

@@ -2,12 +2,14 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import REPOSITORY, run_script
 
 from posttrain.errors import PosttrainError
-from posttrain.manifest import Source, write_dataset
+from posttrain.manifest import Source, write_dataset, write_manifest
 from posttrain.rows import chat_row, read_parquet
 from posttrain.study import cell_name, read_study, train_command
 from posttrain.study_report import markdown_table, neighbours
@@ -99,6 +101,33 @@ def test_a_dirty_share_changes_answers_and_nothing_else(tmp_path):
     assert sum(a != b for a, b in texts) == 5
     assert [row["answer"] for row in dirty] == [row["answer"] for row in clean]
     assert read_parquet(tmp_path / "dirty/test.parquet") == read_parquet(tmp_path / "clean/test.parquet")
+
+
+def test_filtered_traces_can_be_dirtied_and_pairs_cannot(tmp_path):
+    traces = [{"question": f"What is {i}?", "response": f"It is \\boxed{{{i}}}.", "answer": str(i)} for i in range(8)]
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(trace) + "\n" for trace in traces))
+    filtered = run_script(
+        "data_prep/filter_traces.py", tmp_path / "traces.jsonl", "--tokenizer", "assets/tiny_init", "--max-tokens", 999,
+        "--eos-token", "<|im_end|>", "--decontaminate", "none", "--near-duplicates", 0, "--processes", 1, "--out",
+        tmp_path / "clean",
+    )  # fmt: skip
+    assert filtered.returncode == 0, filtered.stderr
+    done = run_script("data_prep/dirty.py", tmp_path / "clean", "--share", 0.25, "--out", tmp_path / "dirty")
+    assert done.returncode == 0, done.stderr
+    assert len(read_parquet(tmp_path / "dirty/train.parquet")) == 8
+    (tmp_path / "pairs").mkdir()
+    pairs = tmp_path / "pairs/train.parquet"
+    pq.write_table(pa.table({"id": ["a"], "chosen": ["right"]}), pairs)
+    facts = {"columns": ["id", "chosen"], "seed": 0, "counts": {}, "tokens": None, "decontamination": None}
+    write_manifest(tmp_path / "pairs", [pairs], Source("test", "none"), facts)
+    for script, said in (
+        ("data_prep/dirty.py", "has the columns id, chosen"),
+        ("src/data_report.py", "counts no tokens"),
+    ):
+        flags = ["--share", 0.5, "--out", tmp_path / "x"] if "dirty" in script else ["--out", tmp_path / "x"]
+        refused = run_script(script, tmp_path / "pairs", *flags)
+        assert refused.returncode == 2
+        assert said in refused.stderr and "Traceback" not in refused.stderr
 
 
 @pytest.mark.slow

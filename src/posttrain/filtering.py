@@ -67,6 +67,15 @@ def bad_lines(parts: list[Path], inputs: list[Input]) -> list[str]:
     return found[:BAD_LINES]
 
 
+def first_untrainable(parts: list[Path]) -> str:
+    """What is wrong with one of the rows that the lint refuses, or nothing."""
+    for path in parts:
+        part = read_part(path, ["reason", "detail"])
+        if rows := part.filter(pc.equal(part["reason"], "untrainable")).to_pylist():
+            return f", of which one is {rows[0]['detail']}"
+    return ""
+
+
 def fault_lines(faults: list[str], n: int) -> str:
     """What is said about rows that could not be read."""
     more = [f"… and {n - len(faults)} more\n"] if n > len(faults) else []

@@ -25,6 +25,7 @@ def train_to_the_end(
     resumed_from = training.resume_point(output_dir)
     details = training.run_details(recipe, hardware, trainer, options, dataset)
     details["eos_token"] = trainer.processing_class.eos_token
+    training.tell(strategy.parameter_report(details["parameters"]))
     record = training.start_or_continue(output_dir, record, identity, details, resumed_from)
     started = time.perf_counter()
     trained = training.trained_already(trainer, resumed_from)

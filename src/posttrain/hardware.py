@@ -31,7 +31,7 @@ class HardwareError(PosttrainError):
 
 @dataclass(frozen=True)
 class Hardware:
-    """Effective values. `path` and `text` are None when the script runs without `accelerate launch`."""
+    """Effective values. `path` and `text` are None without `accelerate launch` and `POSTTRAIN_ACCELERATE_CONFIG`."""
 
     path: str | None
     text: str | None
@@ -72,7 +72,7 @@ def read_hardware() -> Hardware:
 
 
 def find_config() -> Path | None:
-    """The accelerate config in use, or None when this process was not started by `accelerate launch`."""
+    """The accelerate config in use, or None without `accelerate launch` and that variable."""
     launched = _launched_config()
     if named := os.environ.get(VARIABLE):
         if not Path(named).is_file():
@@ -139,7 +139,7 @@ def check_flash_attention(hardware: Hardware) -> None:
     if not torch.cuda.is_available():
         raise HardwareError(where + "needs a CUDA GPU, this machine has none; use accelerate_configs/cpu.yaml")
     if importlib.util.find_spec("flash_attn") is None:
-        raise HardwareError(where + "needs the package flash-attn: pip install 'posttrain[gpu]'; or write sdpa there")
+        raise HardwareError(where + "needs the package flash-attn: pip install -e '.[gpu]'; or write sdpa there")
     if hardware.mixed_precision == "no":
         raise HardwareError(where + "needs half precision; write mixed_precision: bf16 in the same file")
 

@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,16 @@ from typing import Any
 import yaml
 
 from posttrain import atomic, lineage, recipe_rules
-from posttrain.candidates import Rule, accepted, why_nothing
+from posttrain.candidates import Rule
 from posttrain.errors import PosttrainError
-from posttrain.grading import Verdict
 from posttrain.hardware import VARIABLE, find_config
-from posttrain.metrics import wilson_interval
 from posttrain.recipe import Recipe
 from posttrain.results import METRICS_FILE
-from posttrain.rollouts import read_rollouts
-from posttrain.round_figure import draw_rounds
-from posttrain.rows import read_parquet
+from posttrain.round_summary import nothing_accepted, summarise_evaluation, summarise_sampling, summarise_training
 from posttrain.sampling_options import RoundOptions, SampleOptions
 from posttrain.schema import read_fields
 
 ROUND_FILE = "round.json"  # written last: the round is whole
-ROUNDS_FILE = "rounds.json"
 SECONDS_FILE = "seconds.jsonl"
 SCRIPTS = Path(__file__).parents[1]
 NOT_IDENTITY = ("output_dir", "num_rounds", "server", "report_to", "run_name", "project", "disable_tqdm", "log_level")
@@ -175,7 +169,7 @@ def run_round(rounds: Rounds, number: int) -> dict[str, Any]:
     record = {"round": number, "skipped": None}
     if number > 0:
         run_stage(rounds.sample(number), rounds.output_dir)
-        sampled = summarise_sampling(rounds, number)
+        sampled = summarise_sampling(directory, [rounds.directory(n) for n in range(1, number)], rounds.rule)
         record |= sampled
         if not sampled["accepted"]:
             record["skipped"] = reason = nothing_accepted(directory / "rollouts")
@@ -193,83 +187,6 @@ def run_round(rounds: Rounds, number: int) -> dict[str, Any]:
     return record
 
 
-def summarise_sampling(rounds: Rounds, number: int) -> dict[str, Any]:
-    """The stage's own figures, and what was accepted: candidates, questions, and solutions no earlier round had."""
-    metrics = lineage.read_json(rounds.directory(number) / "rollouts" / METRICS_FILE)
-    earlier = [path for n in range(1, number) if (path := rounds.directory(n) / "rollouts").is_dir()]
-    known = {(r.id, c.text) for path in earlier for r in read_rollouts(path) for c in accepted(r, rounds.rule)}
-    questions = {question for question, _ in known}
-    found: Counter[str] = Counter()
-    solutions = set()
-    for rollout in read_rollouts(rounds.directory(number) / "rollouts"):
-        kept = accepted(rollout, rounds.rule)
-        found["accepted"] += len(kept)
-        found["questions_accepted"] += bool(kept)
-        found["questions_first_solved"] += bool(kept) and rollout.id not in questions
-        solutions |= {(rollout.id, candidate.text) for candidate in kept}
-    assert metrics is not None  # the stage before is whole
-    return {
-        **metrics,
-        **{name: found[name] for name in ("accepted", "questions_accepted", "questions_first_solved")},
-        "accept_rate": found["accepted"] / metrics["candidates"],
-        "new_solutions": len(solutions - known),
-    }
-
-
-def nothing_accepted(rollouts: Path) -> str:
-    """Why no candidate of a finished sampling stage was accepted."""
-    found: Counter[str] = Counter()
-    cut_off = 0
-    for rollout in read_rollouts(rollouts):
-        for candidate in rollout.candidates:
-            found[candidate.verdict] += 1
-            cut_off += candidate.verdict == Verdict.CORRECT and candidate.finish_reason == "length"
-    return why_nothing(dict(found), cut_off)
-
-
-def summarise_training(directory: Path) -> dict[str, Any]:
-    run = lineage.read_json(directory / "sft" / lineage.RUN_FILE)
-    assert run is not None and run["result"]
-    return {
-        "rows_trained": len(read_parquet(directory / "data" / "train.parquet")),
-        "tokens_trained": run["result"]["tokens_seen"],
-        "steps": run["result"]["steps"],
-        "loss": run["result"]["last_loss"],
-    }
-
-
-def summarise_evaluation(evals: Path, benchmarks: str) -> dict[str, Any]:
-    """Accuracy with interval of each benchmark, and of all questions together where there are several."""
-    names = [name.strip() for name in benchmarks.split(",")]
-    metrics = {name: lineage.read_json(evals / name / METRICS_FILE) or {} for name in names}
-    summary = {
-        name: {"n": m["n"], **m["accuracy"], "format_rate": m["format_rate"], "truncation_rate": m["truncation_rate"]}
-        for name, m in metrics.items()
-    }
-    correct, n = sum(m["counts"]["correct"] for m in metrics.values()), sum(m["n"] for m in metrics.values())
-    low, high = wilson_interval(correct, n)
-    return {**summary, "all": {"n": n, "value": correct / n, "low": low, "high": high}}
-
-
-def table(records: list[dict[str, Any]]) -> str:
-    """One line per round for the terminal."""
-    heads = ("round", "accuracy", "accepted", "solved", "new", "tokens", "entropy", "rows", "trained on")
-    lines = ["{:>5}  {:<24}{:>14}{:>13}{:>7}{:>8}{:>9}{:>7}{:>12}".format(*heads)]
-    for r in records:
-        a = r["evaluation"]["all"]
-        interval = f"{a['value']:.1%} [{a['low']:.1%}, {a['high']:.1%}]"
-        line = f"{r['round']:>5}  {interval:<24}"
-        if r["round"]:
-            accepted_share = f"{r['accepted']} ({r['accept_rate']:.0%})"
-            solved = f"{r['questions_accepted']}/{r['questions']}"
-            entropy = "-" if r["entropy"] is None else f"{r['entropy']:.3f}"
-            trained = "skipped" if r["skipped"] else f"{r['tokens_trained']} tok"
-            line += f"{accepted_share:>14}{solved:>13}{r['new_solutions']:>7}{r['tokens_per_candidate']:>8.0f}"
-            line += f"{entropy:>9}{r.get('rows_trained', 0):>7}{trained:>12}"
-        lines.append(line)
-    return "\n".join(lines)
-
-
 def accelerate_config() -> str:
     """The accelerate config that training will run under; raises where none is named."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -285,12 +202,6 @@ def run_identity(recipe: Recipe, manifest: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in recipe.values.items() if key not in NOT_IDENTITY}
     model = recipe.values["model_name_or_path"]
     return {**kept, "dataset_files": lineage.digest(manifest["files"]), "model_files": lineage.fingerprint(model)}
-
-
-def write_summary(output_dir: Path, records: list[dict[str, Any]]) -> None:
-    """`rounds.json` and the curve over rounds."""
-    atomic.write_json(output_dir / ROUNDS_FILE, records)
-    draw_rounds(records, output_dir)
 
 
 def finish(rounds: Rounds, record: dict[str, Any], records: list[dict[str, Any]]) -> None:

@@ -71,7 +71,9 @@ class EvalOptions:
     output_dir: str | None = field(
         default=None, metadata={"help": "Directory for <benchmark>/samples.jsonl; null is evals/<name of the model>."}
     )
-    limit: int | None = field(default=None, metadata={"help": "Only the first N questions; recorded in the result."})
+    limit: int | None = field(
+        default=None, metadata={"help": "Only N questions, chosen by a hash of their content; recorded."}
+    )
 
 
 @dataclass(frozen=True)
@@ -134,4 +136,6 @@ class RoundOptions:
     )
     data_dir: str = field(default="data", metadata={"help": "Where data_prep scripts wrote the benchmarks."})
     eval_batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once in evaluation."})
-    limit: int | None = field(default=None, metadata={"help": "Only the first N questions of a benchmark."})
+    limit: int | None = field(
+        default=None, metadata={"help": "Only N questions of a benchmark, chosen by a hash of their content."}
+    )

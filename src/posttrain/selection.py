@@ -110,7 +110,8 @@ def decide(table: Table, limits: Limits, parts: list[Path]) -> np.ndarray:
     counted = (code == KEPT) | (code > CODES["too_long"])
     code[counted & (length > limits.max_tokens)] = CODES["too_long"]
     counted &= length <= limits.max_tokens
-    code[counted & (response < limits.min_tokens)] = CODES["too_short"]
+    encoded = table.n_tokens > 0  # of others nobody knows the length
+    code[counted & encoded & (response < limits.min_tokens)] = CODES["too_short"]
     if limits.order_by is not None:
         code[(code == KEPT) & np.isnan(table.rate)] = CODES["no_rate"]
     code[(code == KEPT) & (table.touches > 0)] = CODES["contaminated"]

@@ -24,6 +24,8 @@ WORDS = re.compile(r"[A-Za-z][A-Za-z' .-]*[A-Za-z.]")
 RELATION = re.compile(r"<|>|\\le(?![a-z])|\\ge(?![a-z])")
 LABELLED = re.compile(r"^[A-Z][A-Za-z]+\s*:\s*(.+)$")
 DEGREES = re.compile(r"^(-?[\d./]+|-?\\frac\{\d+\}\{\d+\})\s*(?:\^\s*\{?\s*)\\circ\s*\}?$")
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d\d?")  # or a list, which nobody answers by that number with a point
+NAMED_LAST = re.compile(rf"^[^,<>]*=\s*({NAME})\s*=\s*([^=]+)$")  # a gold's a = b = x = 3; an answer's must agree
 ONLY = re.compile(r"^\\text\s*\{\s*only\s*\}\s*")
 
 
@@ -54,6 +56,8 @@ def _equal(gold: str, answer: str, leaf: Leaf) -> bool | None:
         return True
     gold, answer = _value_of_assignments(ONLY.sub("", gold), ONLY.sub("", answer))
     if gold == answer:
+        return True
+    if DECIMAL_COMMA.fullmatch(gold) and gold.replace(",", ".") == answer:
         return True
     number = _compare_numbers(gold, answer)
     if number is not None:
@@ -95,7 +99,7 @@ def _compare_numbers(gold: str, answer: str) -> bool | None:
 
 def _value_of_assignments(gold: str, answer: str) -> tuple[str, str]:
     """`x=5` is 5 where the other side names no variable, or the same one."""
-    gold, answer = _end_of_chain(gold), _end_of_chain(answer)
+    gold, answer = NAMED_LAST.sub(r"\1=\2", _end_of_chain(gold)), _end_of_chain(answer)
     if (named := QUANTITY.match(gold)) and "=" not in answer:
         return named.group(1), answer
     if (labelled := LABELLED.match(answer)) and ":" not in gold:

@@ -16,6 +16,7 @@ BARE = 200  # characters; up to here a completion without words is an answer as 
 JOINT = re.compile(r"\}((?:[\s$,;]|\\q?quad|\\[()\[\],;]|\\text\s*\{[\s,]*(?:and|or)[\s,]*\}|\band\b|\bor\b){0,40})$")
 JOINTS = re.compile(r"[,;]|and|or")
 MAX_BOXES = 50  # of one list
+CONCLUSION = re.compile(r"\b(?:therefore|thus|hence)\b", re.IGNORECASE)
 SENTENCE_END = re.compile(r"\.(?=\s|$)|\n")
 
 
@@ -32,6 +33,8 @@ def extract_answer(completion: str, lenient: bool = False) -> str | None:
     start = region.rfind("<answer>")
     if start >= 0:
         region = region[start + len("<answer>") :].partition("</answer>")[0]
+    if lenient and (stated := _stated_last(region)):
+        return _bounded(stated)
     if "\\boxed" in region or "\\fbox" in region:
         return _bounded(_last_boxes(region))
     if marked := MARKED.findall(region):
@@ -46,6 +49,14 @@ def extract_answer(completion: str, lenient: bool = False) -> str | None:
     return _bounded(_last_mathematics(region)) if lenient else None
 
 
+def _stated_last(region: str) -> str | None:
+    """The formula of "the answer is $…$" where that comes after the last box."""
+    after = region[max(region.rfind("\\boxed"), region.rfind("\\fbox"), 0) :]
+    phrases = [*PHRASE.finditer(after)]
+    formula = FORMULA.match(after, phrases[-1].end()) if phrases else None
+    return next(group for group in formula.groups() if group) if formula and "boxed" not in formula.group() else None
+
+
 def read_gold(gold: str) -> str:
     """The answer in a gold that is a whole solution: its last box; any other gold is the answer itself."""
     return (_last_boxes(gold) or gold) if "\\boxed" in gold or "\\fbox" in gold else gold
@@ -53,14 +64,16 @@ def read_gold(gold: str) -> str:
 
 def _last_mathematics(region: str) -> str | None:
     """What a reader would take for the answer of a text that marks none: its last formula, with those that are listed
-    before it, else its last number; the number, too, where the formula only names something. A short text without words
-    is an answer as a whole.
+    before it, else its last number; the number, too, where the formula only names something or a sentence after it
+    concludes with the number. A short text without words is an answer as a whole.
     """
     formulas = [*FORMULA.finditer(region)]
     if not formulas and len(region) <= BARE and not WORD.search(region):
         return region
-    numbers = [*NUMBER.finditer(region, formulas[-1].end() if formulas else 0)]
-    if not formulas or (numbers and not re.search(r"\d", formulas[-1].group())):
+    end = formulas[-1].end() if formulas else 0
+    numbers = [*NUMBER.finditer(region, end)]
+    concluded = numbers and CONCLUSION.search(region, end, numbers[-1].start())
+    if not formulas or concluded or (numbers and not re.search(r"\d", formulas[-1].group())):
         return DECIMAL_COMMA.sub(r"\1.\2", numbers[-1].group(1)) if numbers else None
     listed = [formulas[-1]]
     for formula in reversed(formulas[:-1]):

@@ -56,7 +56,7 @@ def normalise(text: str) -> str:
     text = SPACES.sub(" ", text)
     text = re.sub(r"\\?\$|€|£|\\\(|\\\)|\\\[|\\\]|\\pounds", "", text)
     text = re.sub(r"(?:\s|\.)+$", "", text.strip())
-    text = re.sub(r"^\{([^{}]*,[^{}]*)\}$", r"\\{\1\\}", text)  # {1,2}: braces that LaTeX would swallow
+    text = re.sub(r"^\{([^{}]*,[^{}]*)\}$", r"\1", text)  # {1,2}: braces that LaTeX does not print
     text = CONDITION.sub("", SEPARATOR.sub(r" \1 ", text)).strip()
     text = _commands(text)
     text = ORDINAL.sub("", PLAIN_UNIT.sub("", UNIT.sub("", PERCENT.sub(r"\\%", text))))
