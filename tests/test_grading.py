@@ -211,6 +211,52 @@ def test_a_killed_worker_costs_no_pair():
     assert outcomes == dict.fromkeys(range(len(pairs)), True)
 
 
+RIGHT, FALSE = (r"\sqrt8", r"2\sqrt2"), (r"\sqrt8", r"3\sqrt2")
+
+
+def test_a_child_that_never_read_its_pair_leaves_no_verdict_to_the_next():
+    with SymbolicPool(workers=1, deadline_seconds=0.5) as pool:
+        assert dict(pool.compare([RIGHT])) == {0: True}
+        os.kill(pool.workers[0].child, signal.SIGSTOP)
+        verdicts = dict(pool.compare([RIGHT, FALSE, FALSE, RIGHT]))
+        assert verdicts == {0: "timeout", 1: False, 2: False, 3: True}
+
+
+def test_a_child_killed_while_idle_costs_no_verdict():
+    with SymbolicPool(workers=1) as pool:
+        for _ in range(3):
+            os.kill(next(iter(pool.workers)).child, signal.SIGKILL) if pool.workers else None
+            verdicts = dict(pool.compare([RIGHT, FALSE, FALSE, RIGHT, RIGHT]))
+            assert verdicts == {0: True, 1: False, 2: False, 3: True, 4: True}
+
+
+def test_a_worker_gone_while_idle_is_replaced():
+    with SymbolicPool(workers=1) as pool:
+        assert dict(pool.compare([RIGHT])) == {0: True}
+        pool.workers[0].process.kill()
+        pool.workers[0].process.wait()
+        os.kill(pool.workers[0].child, signal.SIGKILL)
+        assert dict(pool.compare([FALSE, RIGHT])) == {0: False, 1: True}
+
+
+def test_a_child_that_dies_past_its_deadline_is_a_timeout():
+    with SymbolicPool(workers=1, deadline_seconds=0.5) as pool:
+        dict(pool.compare([RIGHT]))
+        os.kill(pool.workers[0].child, signal.SIGSTOP)
+        verdicts = pool.compare([RIGHT, FALSE])
+        pool.workers[0].process.kill()
+        os.kill(pool.workers[0].child, signal.SIGKILL)
+        assert dict(verdicts) == {0: True, 1: False}
+
+
+def test_a_worker_that_cannot_start_says_so(tmp_path, monkeypatch):
+    (tmp_path / "sympy").mkdir()
+    (tmp_path / "sympy/__init__.py").write_text("raise ImportError('broken')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(VerifierError, match="ended before it was ready"):
+        dict(SymbolicPool(workers=1).compare([RIGHT]))
+
+
 def test_workers_end_with_the_pool():
     with SymbolicPool(workers=1) as pool:
         assert dict(pool.compare([(r"\sqrt{4}", r"\sqrt[3]{8}")])) == {0: True}

@@ -6,6 +6,7 @@ next pair. `ProcessPoolExecutor` cannot cancel what already runs, and multiproce
 process with its threads and GPU or run its main script again; a plain subprocess does neither.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from posttrain.verifier.worker import SYMBOLIC
 
 Pair = tuple[str, str]
 START_SECONDS = 60.0  # importing sympy on a busy machine; the deadline of a pair starts after it
+GONE = (EOFError, OSError)  # what talking to a worker raises that is no more
 PAIRS_PER_CHILD = 2000  # then a fresh one, as sympy's caches grow
 TRIES = 2  # of a pair whose worker died by itself
 
@@ -32,24 +34,28 @@ class VerifierError(PosttrainError):
 class Worker:
     """A subprocess that keeps one child ready: the child compares, and is killed when it takes too long.
 
-    `index` is the pair it works on, None while it is idle.
+    `index` is the pair it works on, None while it is idle. `serial` counts what was sent and comes back with the
+    verdict, so that the verdict of a pair that was given up is never taken for that of the next one.
     """
 
     def __init__(self, comparison: str) -> None:
         self.index: int | None = None
-        self.deadline = 0.0
+        self.deadline, self.serial = 0.0, 0
         self.served = 0  # by the child of now
         ours, theirs = Pipe()
         command = [sys.executable, "-m", "posttrain.verifier.worker", str(theirs.fileno()), comparison]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
         theirs.close()
         self.pipe: Connection = ours  # type: ignore[assignment]
-        self.child = self._next_child()
+        try:
+            self.child = self._next_child()
+        except GONE as error:
+            raise VerifierError("a verifier process ended before it was ready; what it said stands above") from error
 
     def _next_child(self) -> int:
         """The pid of the child that is ready now; verdicts of one that was killed meanwhile are passed over."""
         while self.pipe.poll(START_SECONDS):
-            kind, value = self.pipe.recv()
+            kind, value, _ = self.pipe.recv()
             if kind == "ready":
                 return value
             if kind == "fault":
@@ -62,21 +68,27 @@ class Worker:
         )
 
     def send(self, index: int, pair: Pair, deadline_seconds: float) -> None:
-        if self.served >= PAIRS_PER_CHILD:
-            self.interrupt()
-        self.served += 1
-        self.pipe.send(pair)
+        with contextlib.suppress(*GONE):  # then the pipe is at its end, which is noticed where verdicts are read
+            if self.served >= PAIRS_PER_CHILD:
+                self.interrupt()
+            self.served += 1
+            self.serial += 1
+            self.pipe.send((self.serial, *pair))
         self.index, self.deadline = index, time.monotonic() + deadline_seconds
 
     def interrupt(self) -> None:
         """Kill the child in the middle of its pair; the next one is forked from a parent that has sympy loaded."""
-        os.kill(self.child, signal.SIGKILL)
+        self._kill_child()
         self.index, self.served, self.child = None, 0, self._next_child()
+
+    def _kill_child(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it died by itself
+            os.kill(self.child, signal.SIGKILL)
 
     def close(self) -> None:
         """End the process: an idle child leaves when the pipe closes, a busy one is killed."""
         if self.index is not None:
-            os.kill(self.child, signal.SIGKILL)
+            self._kill_child()
         self.pipe.close()
         try:
             self.process.wait(timeout=2)  # it reaps its child and leaves
@@ -143,20 +155,29 @@ class SymbolicPool:
             index = worker.index
             assert index is not None
             if worker.pipe in ready:
-                yield index, self._receive(worker)
+                verdict = self._receive(worker)
+                if verdict is not None:
+                    worker.index = None
+                    yield index, verdict
             elif time.monotonic() > worker.deadline:
-                worker.interrupt()
+                try:
+                    worker.interrupt()
+                except GONE:
+                    self._forget(worker)
                 yield index, "timeout"
 
-    def _receive(self, worker: Worker) -> bool | str:
-        worker.index = None
+    def _receive(self, worker: Worker) -> bool | str | None:
+        """A verdict, `died`, or None for what a child says of a pair that was given up."""
         try:
-            kind, value = worker.pipe.recv()
-        except (EOFError, OSError):  # the whole worker is gone
-            worker.close()
-            self.workers.remove(worker)
+            kind, value, serial = worker.pipe.recv()
+        except GONE:  # the whole worker is gone
+            self._forget(worker)
             return "died"
         if kind == "ready":  # the child died by itself, and this is its successor
             worker.child = value
             return "died"
-        return value
+        return value if serial == worker.serial else None
+
+    def _forget(self, worker: Worker) -> None:
+        worker.close()
+        self.workers.remove(worker)

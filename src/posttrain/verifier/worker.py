@@ -9,6 +9,7 @@ import ctypes
 import logging
 import os
 import resource
+import select
 import signal
 import sys
 import warnings
@@ -34,7 +35,7 @@ def main() -> None:
     fault = symbolic.warm_up()
     pipe = Connection(int(sys.argv[1]))
     if fault:
-        pipe.send(("fault", fault))
+        pipe.send(("fault", fault, 0))
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side decides
     while True:
@@ -57,16 +58,19 @@ def serve(pipe: Connection, compare: Callable[[str, str], bool | str]) -> None:
     sys.set_int_max_str_digits(20_000)
     os.nice(5)  # training comes first
     with contextlib.suppress(EOFError, OSError):  # the other end is gone
-        pipe.send(("ready", os.getpid()))
+        while select.select([pipe], [], [], 0)[0]:  # what the child before this one did not read was given up
+            if not os.read(pipe.fileno(), 2**16):
+                return
+        pipe.send(("ready", os.getpid(), 0))
         while True:
-            gold, answer = pipe.recv()
+            serial, gold, answer = pipe.recv()
             signal.alarm(ORPHAN_SECONDS)  # without a handler the kernel ends the process, whatever it is doing
             try:
                 verdict: bool | str = compare(gold, answer)
             except Exception:  # sympy raises anything at all on what a model writes; the item is counted as an error
                 verdict = "error"
             signal.alarm(0)
-            pipe.send(("verdict", verdict))
+            pipe.send(("verdict", verdict, serial))
 
 
 if __name__ == "__main__":
