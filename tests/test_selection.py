@@ -1,6 +1,7 @@
 """Rows decided together, token ids kept for training, near-duplicates and contamination: properties, not examples."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -136,6 +137,18 @@ def test_the_same_rows_in_any_format_give_the_same_bytes(tmp_path_factory, maker
         found.append({file.name: file.read_bytes() for file in out.glob("*.parquet")})
     assert found[0].keys() >= {"dropped.parquet"}
     assert found == [found[0]] * 4
+
+
+def test_worked_examples_of_a_prompt_make_no_near_duplicates(tmp_path):
+    lines = [
+        json.dumps({"question": f"{n} times {n * n}?", "response": f"#### {n**3}", "answer": str(n**3)}).encode()
+        for n in range(2, 30)
+    ]
+    fewshot = PartMaker(dataclasses.replace(SETTINGS, prompt="gsm8k_fewshot"), NO_INDEX)
+    write_part(fewshot.table([*enumerate(lines)]), tmp_path / "part.arrow")
+    table = selection.load_table([tmp_path / "part.arrow"])
+    limits = dataclasses.replace(LIMITS, max_tokens=4096, cap=None, n=None, validation=0, order_by=None)
+    assert (selection.decide(table, limits, [tmp_path / "part.arrow"]) == 0).all(), selection.counts(table)
 
 
 def test_a_part_is_mapped_and_not_copied(maker, tmp_path):

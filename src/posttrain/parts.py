@@ -22,6 +22,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from posttrain import atomic, filters
@@ -30,11 +31,12 @@ from posttrain.duplicates import ENTRIES, signatures
 from posttrain.errors import PosttrainError
 from posttrain.grading import VERSION as GRADER_VERSION
 from posttrain.grading import Grader
+from posttrain.prompts import render_prompt
 from posttrain.readers import Input, Item, batches
 from posttrain.rows import MESSAGES, row_id
 from posttrain.shapes import Shape, ShapeError, Trace, read_trace
 
-VERSION = "2"  # of what a part holds
+VERSION = "3"  # of what a part holds
 KNOWN_PAIRS = 50_000  # that a grader remembers
 SCHEMA = pa.schema(
     [
@@ -94,8 +96,18 @@ class PartMaker:
         self.tokenizer = load_tokenizer(settings.tokenizer, settings.revision, settings.eos_token)
         self.tokenise = fastest(self.tokenizer)
         self.encoding = Encoding(settings.prompt, settings.eos_token, max_length=0, too_long="drop")
+        self.template = self._shared_ids()
         self.grader = Grader(workers=1)
         Finalize(None, self.grader.pool.close, exitpriority=10)  # its processes end with this one
+
+    def _shared_ids(self) -> int:
+        """How many ids every prompt starts with; worked examples would make all questions near-duplicates."""
+        from posttrain.tokenise import token_ids
+
+        asked = [[{"role": "user", "content": question}] for question in ("1", "x")]
+        texts = [render_prompt(self.settings.prompt, messages, self.tokenizer) for messages in asked]
+        one, other = token_ids(self.tokenizer, texts)
+        return int(np.argmin(np.append(one[: len(other)] == other[: len(one)], False)))
 
     def table(self, batch: list[Item]) -> pa.Table:
         """Rows of `SCHEMA` in order of their id."""
@@ -153,7 +165,7 @@ class PartMaker:
         from posttrain.encode import encode_each
 
         encoded = encode_each(rows, self.tokenizer, self.encoding, self.tokenise) if rows else []
-        signed = signatures([one.ids for one in encoded])
+        signed = signatures([one.ids[self.template :] for one in encoded])
         for row, one, signature in zip(rows, encoded, signed, strict=True):
             response = one.ids[one.n_prompt :]
             row |= {"input_ids": one.ids, "n_tokens": len(one.ids), "n_prompt": one.n_prompt}
