@@ -80,7 +80,11 @@ def _equal(gold: str, answer: str, leaf: Leaf) -> bool | None:
     gold_base, answer_base = BASE.match(gold), BASE.match(answer)
     if gold_base and answer_base:
         return gold_base.groups() == answer_base.groups()
-    if (gold_base or answer_base) and to_rational_or_none(answer if gold_base else gold) is not None:
+    if (
+        (based := gold_base or answer_base)
+        and based.group(2) != "10"
+        and to_rational_or_none(answer if gold_base else gold) is not None
+    ):
         return False
     gold_text, text = _text(gold), _text(answer)
     if gold_text is not None and text is not None:

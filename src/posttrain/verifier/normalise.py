@@ -46,6 +46,7 @@ DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2}|[(){}\[\]])")  # a backslash that was 
 MATRIX = re.compile(r"\\(begin|end)\{(?:[bB]matrix|smallmatrix|matrix)\}")  # determinants, vmatrix, are another thing
 WHOLE_THOUSANDS = re.compile(r"^[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?:\\?%)?$")
 SEPARATOR = re.compile(r"\\text\s*\{\s*(and|or)\s*\}")
+DISJUNCTION = re.compile(r"\\(?:lor|vee)(?![a-z])")
 CONDITION = re.compile(  # with no other value after it, as in: 5 for odd n, 7 for even n
     r",?\s*\\text\s*\{\s*(?:for|where|with)\b(?:(?!\b(?:and|or)\b)[^{},;])*\}(?:(?!\\text|\\\\|\b(?:and|or)\b)[^,;])*$"
 )
@@ -70,7 +71,7 @@ def normalise(text: str) -> str:
     text = re.sub(r"\\?\$|€|£|\\\(|\\\)|\\\[|\\\]|\\pounds", "", text)
     text = re.sub(r"(?:\s|\.)+$", "", text.strip())
     text = re.sub(r"^\{([^{}]*,[^{}]*)\}$", r"\1", text)  # {1,2}: braces that LaTeX does not print
-    text = CONDITION.sub("", SEPARATOR.sub(r" \1 ", text)).strip()
+    text = CONDITION.sub("", DISJUNCTION.sub(" or ", SEPARATOR.sub(r" \1 ", text))).strip()
     text = _commands(text)
     text = SCALED.sub(_scaled, UNIT_LETTER.sub(r"\1", text))
     text = ORDINAL.sub("", PLAIN_UNIT.sub("", UNIT.sub("", PERCENT.sub(r"\\%", text))))

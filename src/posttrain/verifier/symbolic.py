@@ -10,6 +10,7 @@ DIGITS = 50
 COMMAND = re.compile(r"\\[A-Za-z]+|\\.")
 TEXT = re.compile(r"\\text\s*\{[^{}]*\}|\\(?:begin|end)\s*\{[^{}]*\}")
 VALUE_IN_TEXT = re.compile(r"\\text\s*\{[^{}]*\d[^{}]*\}")  # beside mathematics, where the parser drops it
+PARTED = re.compile(r"\\(?:to|[rR]ightarrow|implies|iff|land|mid)(?![a-z])")
 FUNCTIONS = re.compile(r"\\(sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt)")
 DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 CANARIES = (
@@ -44,6 +45,8 @@ def _leaf(gold: str, answer: str) -> bool:
     gold, answer = _degrees(gold), _degrees(answer)
     if _is_equation(answer) != _is_equation(gold) or _has_prime(answer) != _has_prime(gold):
         return False
+    if _is_parted(answer) != _is_parted(gold):
+        return False
     if any(VALUE_IN_TEXT.search(text) and not TEXT.fullmatch(text) for text in (gold, answer)):
         return False
     configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
@@ -77,9 +80,15 @@ def _is_equation(text: str) -> bool:
     return bool(re.search(r"(?<![<>!])=(?!=)|\\le|\\ge|<|>", text))
 
 
+def _is_parted(text: str) -> bool:
+    """Whether the text holds two things, of which the parser takes the last."""
+    row = "\\\\" in text and "\\begin" not in text
+    return row or bool(PARTED.search(text)) or text.count("|") % 2 == 1
+
+
 def _has_prime(text: str) -> bool:
-    """Whether something is a derivative or a second point, which the parser does not tell from the first."""
-    return bool(re.search(r"'|\\prime", TEXT.sub("", text)))
+    """Whether something is a derivative or a second point; the parser drops the sign. 5' are feet."""
+    return bool(re.search(r"(?<!\d)'|\\prime", TEXT.sub("", text)))
 
 
 def _names_survive(text: str, parsed: Any) -> bool:
