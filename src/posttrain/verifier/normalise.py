@@ -28,7 +28,7 @@ PLAIN_UNIT = re.compile(
     r"|miles?|feet|inches|people|apples|eggs|points?|metres?|meters?)$",
     re.I,
 )
-NUMBER = r"[+-]?(?:\d[\d,./ ]*|\\frac\{\d+\}\{\d+\})"
+NUMBER = r"[+-]?(?:\d(?:[\d,./]| (?=\d))*|\\frac\{\d+\}\{\d+\})"
 UNIT_LETTER = re.compile(rf"^({NUMBER})\s+[mg]$")  # after letters it may be a variable
 SCALED = re.compile(
     rf"^({NUMBER})\s*(?:\\text\s*\{{\s*)?\b(hundred|thousand|million|billion|dozen)\b\s*([A-Za-z .]*)\}}?$", re.I
