@@ -13,11 +13,15 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).parents[1]
 # Port 0: the usual one may still be held by a launch that ended a moment ago.
 LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
 ScriptRunner = Callable[..., subprocess.CompletedProcess[str]]
+
+settings.register_profile("busy", deadline=None)  # an example may take any time on a busy machine
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

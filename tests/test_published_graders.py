@@ -6,7 +6,7 @@ import pytest
 from conftest import run_script
 
 from posttrain.grading import Verdict
-from posttrain.published_graders import NAMES, beside, make_grader
+from posttrain.published_graders import NAMES, PublishedGrader, beside, make_grader
 from posttrain.results import ResultError
 
 
@@ -54,6 +54,14 @@ def test_what_hangs_is_a_timeout_and_injected_code_is_not_run(name, monkeypatch,
     ]
     assert accepts(name, "box", [*pairs, ("7", r"\boxed{7}")]) == [False, False, True]
     assert not attack.exists()
+
+
+def test_a_timeout_is_not_remembered():
+    with PublishedGrader("mathverify", "box", workers=1) as grader:
+        grader.published.deadline_seconds = 0.5
+        (grade,) = grader.grade([r"\sqrt{7}"], [r"\boxed{9^{9^{9^{9}}}}"], [False])
+        assert grade.verdict is Verdict.TIMEOUT
+        assert grader.decided == {}
 
 
 def test_a_finished_evaluation_is_graded_beside(tmp_path):

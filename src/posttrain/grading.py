@@ -44,7 +44,7 @@ class Grader:
 
     def __init__(self, workers: int | None = None, deadline_seconds: float = 2.0) -> None:
         self.pool = SymbolicPool(workers, deadline_seconds)
-        self.known: dict[tuple[str, str], bool | str] = {}
+        self.known: dict[tuple[str, str], bool] = {}
 
     def __enter__(self) -> "Grader":
         return self
@@ -67,13 +67,13 @@ class Grader:
         ]
         decided = [None if a is None else equal_or_unknown(g, a) for g, a in zip(golds, answers, strict=True)]
         pairs = [(g, a) for g, a, d in zip(golds, answers, decided, strict=True) if a is not None and d is None]
-        self._compare(sorted({pair for pair in pairs if pair not in self.known}))
+        compared = self._compare(pairs)
         grades = []
         for gold, answer, verdict, cut in zip(golds, answers, decided, truncated, strict=True):
             if answer is None:
                 grades.append(Grade(Verdict.TRUNCATED if cut else Verdict.UNPARSED, None))
             else:
-                outcome = self.known[gold, answer] if verdict is None else verdict
+                outcome = compared[gold, answer] if verdict is None else verdict
                 grades.append(Grade(_verdict(outcome), answer, symbolic=verdict is None))
         return grades
 
@@ -91,12 +91,16 @@ class Grader:
     def _equal(self, pairs: list[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those of the pairs whose second is equal to their first."""
         decided = {pair: equal(*pair) for pair in set(pairs)}
-        self._compare(sorted(p for p, outcome in decided.items() if outcome is None and p not in self.known))
-        return {p for p, outcome in decided.items() if (self.known[p] if outcome is None else outcome) is True}
+        compared = self._compare([pair for pair, outcome in decided.items() if outcome is None])
+        return {p for p, outcome in decided.items() if (compared[p] if outcome is None else outcome) is True}
 
-    def _compare(self, pairs: list[tuple[str, str]]) -> None:
-        for index, outcome in self.pool.compare(pairs):
-            self.known[pairs[index]] = outcome
+    def _compare(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], bool | str]:
+        """What became of each pair. A timeout or an error is not remembered: the machine may have been busy."""
+        compared: dict[tuple[str, str], bool | str] = {pair: self.known[pair] for pair in pairs if pair in self.known}
+        new = sorted(set(pairs) - set(compared))
+        compared |= {new[index]: outcome for index, outcome in self.pool.compare(new)}
+        self.known |= {pair: outcome for pair, outcome in compared.items() if isinstance(outcome, bool)}
+        return compared
 
 
 def _verdict(outcome: bool | str) -> Verdict:

@@ -36,12 +36,14 @@ class PublishedGrader(Grader):
     ) -> list[Grade]:
         """One grade per completion, in order. What counts as marked is the published grader's choice alone."""
         wanted = list(dict.fromkeys(zip(golds, completions, strict=True)))
-        pairs = [pair for pair in wanted if pair not in self.decided]
-        for index, outcome in self.published.compare(pairs):
-            self.decided[pairs[index]] = outcome
+        outcomes = {pair: self.decided[pair] for pair in wanted if pair in self.decided}
+        pairs = [pair for pair in wanted if pair not in outcomes]
+        outcomes |= {pairs[index]: outcome for index, outcome in self.published.compare(pairs)}
+        # The machine may have been busy: another time it is tried again.
+        self.decided |= {pair: o for pair, o in outcomes.items() if o not in (Verdict.TIMEOUT, Verdict.ERROR)}
         grades = []
         for gold, completion, cut in zip(golds, completions, truncated, strict=True):
-            outcome = self.decided[gold, completion]
+            outcome = outcomes[gold, completion]
             if outcome == "unparsed":
                 grades.append(Grade(Verdict.TRUNCATED if cut else Verdict.UNPARSED, None))
                 continue

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 MAX_SIGNS = 4  # `\pm` in one item
 ASSIGNMENT = re.compile(r"^\s*(\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?(?:\([^()=,]*\))?)\s*(?:=|\\in)\s*(.+)$", re.DOTALL)
 NAME = r"(?:[A-Za-z]|\\[a-z]+)"
-DOUBLE_INEQUALITY = re.compile(rf"^(.+?)(\\le|<|\\ge|>)\s*{NAME}\s*(\\le|<|\\ge|>)(.+)$")
-INEQUALITY = re.compile(rf"^{NAME}\s*(\\le|<|\\ge|>)([^<>]+)$")
-TURNED_INEQUALITY = re.compile(rf"^([^<>=]+?)\s*(\\le|<|\\ge|>)\s*({NAME})$")
+BOUND = r"((?:(?!\\[lg]e(?![a-z])|\b(?:and|or)\b)(?:[^<>=,;]|,(?=\d{3}(?!\d))))+)"
+DOUBLE_INEQUALITY = re.compile(rf"^{BOUND}(\\le|<|\\ge|>)\s*({NAME})\s*(\\le|<|\\ge|>){BOUND}$")
+INEQUALITY = re.compile(rf"^({NAME})\s*(\\le|<|\\ge|>){BOUND}$")
+TURNED_INEQUALITY = re.compile(rf"^{BOUND}(\\le|<|\\ge|>)\s*({NAME})$")
 TURNED = {"\\le": "\\ge", "\\ge": "\\le", "<": ">", ">": "<"}
 SET_BUILDER = re.compile(rf"^\\\{{\s*{NAME}\s*(?:\||:|\\mid)\s*(.+)\\\}}$")
 CLOSING = {"(": ")", "[": "]", "\\{": "\\}"}
@@ -19,10 +20,14 @@ GROUPS = re.compile(r";|\b(?:and|or)\b")
 
 @dataclass(frozen=True)
 class Container:
-    """Items between brackets; `kind` is the pair of brackets, or `list` for items that stand bare."""
+    """Items between brackets; `kind` is the pair of brackets, or `list` for items that stand bare.
+
+    `name` is the variable of an interval that is written as an inequality.
+    """
 
     kind: str
     items: tuple[str, ...]
+    name: str | None = None
 
 
 def container_of(answer: str) -> Container | None:
@@ -70,26 +75,28 @@ def _solutions(answer: str) -> Container | None:
 
 def _interval(answer: str) -> Container | None:
     """`2 \\le x < 5` and `\\{x | 2 \\le x < 5\\}` as [2, 5); `x < 5` as (-\\infty, 5)."""
-    if built := SET_BUILDER.match(answer):
+    built = SET_BUILDER.match(answer)
+    if built:
         answer = built.group(1).strip()
     if turned := TURNED_INEQUALITY.match(answer):
         answer = f"{turned.group(3)} {TURNED[turned.group(2)]} {turned.group(1)}"
     if one := INEQUALITY.match(answer):
-        relation, bound = one.groups()
+        name, relation, bound = one.groups()
+        variable = None if built else name
         if relation in ("\\le", "<"):
-            return Container("(]" if relation == "\\le" else "()", ("-\\infty", bound.strip()))
-        return Container("[)" if relation == "\\ge" else "()", (bound.strip(), "\\infty"))
+            return Container("(]" if relation == "\\le" else "()", ("-\\infty", bound.strip()), variable)
+        return Container("[)" if relation == "\\ge" else "()", (bound.strip(), "\\infty"), variable)
     match = DOUBLE_INEQUALITY.match(answer)
     if match is None:
         return None
-    low, first, second, high = match.groups()
+    low, first, name, second, high = match.groups()
     if (first in ("\\le", "<")) != (second in ("\\le", "<")):
         return None
     if first in ("\\ge", ">"):
         low, high, first, second = high, low, second, first
     opening = "[" if first in ("\\le", "\\ge") else "("
     closing = "]" if second in ("\\le", "\\ge") else ")"
-    return Container(opening + closing, (low.strip(), high.strip()))
+    return Container(opening + closing, (low.strip(), high.strip()), None if built else name)
 
 
 def split_items(text: str) -> list[str]:

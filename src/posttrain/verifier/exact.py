@@ -8,23 +8,26 @@ import re
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
-from posttrain.verifier.containers import ASSIGNMENT, NAME, Container, container_of, without_repeats
-from posttrain.verifier.normalise import normalise
+from posttrain.verifier.containers import ASSIGNMENT, NAME, Container, container_of, split_items, without_repeats
+from posttrain.verifier.normalise import WHOLE_THOUSANDS, normalise
 from posttrain.verifier.rational import to_rational
 
 Leaf = Callable[[str, str], bool | None]
 MAX_ITEMS = 200  # of a container
+HALF_OPEN = {"[)", "(]"}  # intervals, which no bare list is
 SEGMENT = r"(?:\\(?:angle|triangle|overline)\s*)?\{?[A-Z]+\}?(?:_(?:\w|\{\w+\}))?"
 QUANTITY = re.compile(  # what a gold may name before its value: (p,q), |AB|, AB:CD, \frac{AB}{CD}
     rf"^(?:\((?:\s*[A-Za-z]\w?\s*,)+\s*[A-Za-z]\w?\s*\)|\|\s*{SEGMENT}\s*\||\\frac\{{{SEGMENT}\}}\{{{SEGMENT}\}}"
     rf"|{SEGMENT}(?:\s*[:/]\s*{SEGMENT})+|\\angle\s*{SEGMENT})\s*=\s*([^=]+)$"
 )
 BASE = re.compile(r"^([0-9A-Fa-f]+)_\{?(\d+)\}?$")
+SHORT_WORDS = ("no", "yes", "odd")
+UNIT_LETTER = re.compile(r"^(.*\d)\s+([mg])$")
+LETTER_LAST = re.compile(r"\d\s{0,9}([mg])$")
 WORDS = re.compile(r"[A-Za-z][A-Za-z' .-]*[A-Za-z.]")
 RELATION = re.compile(r"<|>|\\le(?![a-z])|\\ge(?![a-z])")
 LABELLED = re.compile(r"^[A-Z][A-Za-z]+\s*:\s*(.+)$")
 DEGREES = re.compile(r"^(-?[\d./]+|-?\\frac\{\d+\}\{\d+\})\s*(?:\^\s*\{?\s*)\\circ\s*\}?$")
-DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d\d?")  # or a list, which nobody answers by that number with a point
 NAMED_LAST = re.compile(rf"^[^,<>]*=\s*({NAME})\s*=\s*([^=]+)$")  # a gold's a = b = x = 3; an answer's must agree
 ONLY = re.compile(r"^\\text\s*\{\s*only\s*\}\s*")
 
@@ -36,7 +39,8 @@ def unknown(gold: str, answer: str) -> bool | None:
 
 def equal(gold: str, answer: str, leaf: Leaf = unknown) -> bool | None:
     """Whether the answer equals the gold; None where `leaf` could not tell."""
-    gold, answer = _same_angle(gold, answer), _same_angle(answer, gold)
+    for alike in (_same_angle, _same_letter, _same_list):
+        gold, answer = alike(gold, answer), alike(answer, gold)
     try:
         return _equal(normalise(gold), normalise(answer), leaf)
     except RecursionError:  # hundreds of containers or inequalities within another: no answer to any question
@@ -49,6 +53,19 @@ def _same_angle(angle: str, other: str) -> str:
     return f"\\frac{{{written.group(1)}\\pi}}{{180}}" if written and ("\\pi" in other or "π" in other) else angle
 
 
+def _same_letter(text: str, other: str) -> str:
+    """`3 m` as `3m` where the other side ends in that letter too; elsewhere it is a unit."""
+    written = UNIT_LETTER.match(text.strip().strip("$"))
+    ending = LETTER_LAST.search(other.strip().strip("$"))
+    return "".join(written.groups()) if written and ending and written.group(2) == ending.group(1) else text
+
+
+def _same_list(text: str, other: str) -> str:
+    """`101,102` as a list where the other side is one, written with blanks; elsewhere it is a number."""
+    bare = text.strip().strip("$")
+    return bare.replace(",", ", ") if ", " in other and WHOLE_THOUSANDS.match(bare) else text
+
+
 def _equal(gold: str, answer: str, leaf: Leaf) -> bool | None:
     if not answer or not gold:
         return False
@@ -57,13 +74,18 @@ def _equal(gold: str, answer: str, leaf: Leaf) -> bool | None:
     gold, answer = _value_of_assignments(ONLY.sub("", gold), ONLY.sub("", answer))
     if gold == answer:
         return True
-    if DECIMAL_COMMA.fullmatch(gold) and gold.replace(",", ".") == answer:
-        return True
     number = _compare_numbers(gold, answer)
     if number is not None:
         return number
-    if (gold_base := BASE.match(gold)) and (answer_base := BASE.match(answer)):
+    gold_base, answer_base = BASE.match(gold), BASE.match(answer)
+    if gold_base and answer_base:
         return gold_base.groups() == answer_base.groups()
+    if (
+        (based := gold_base or answer_base)
+        and based.group(2) != "10"
+        and to_rational_or_none(answer if gold_base else gold) is not None
+    ):
+        return False
     gold_text, text = _text(gold), _text(answer)
     if gold_text is not None and text is not None:
         return gold_text == text
@@ -118,8 +140,10 @@ def _value_of_assignments(gold: str, answer: str) -> tuple[str, str]:
 def _end_of_chain(text: str) -> str:
     """`x = 4/2 = 2` as `x = 2`, where the sides that are numbers agree."""
     name, *sides = text.split("=")
-    if len(sides) < 2 or "," in text or not re.fullmatch(rf"\s*{NAME}\s*", name) or RELATION.search(text):
+    if len(sides) < 2 or not re.fullmatch(rf"\s*{NAME}\s*", name) or RELATION.search(text):
         return text
+    if len(split_items(text)) > 1 or any(side.rstrip().endswith(name.strip()) for side in sides[:-1]):
+        return text  # x = 5 or x = 7, whichever way the two are parted
     numbers = {value for side in sides if (value := to_rational_or_none(side.strip())) is not None}
     return f"{name}={sides[-1]}" if len(numbers) <= 1 else text
 
@@ -136,7 +160,7 @@ def _text(answer: str) -> str | None:
     label = re.fullmatch(r"\(?([A-Z])\)?\.?", plain)
     if label:
         return label.group(1)
-    if WORDS.fullmatch(plain) and (inner or len(plain) > 3 or plain.isupper()):
+    if WORDS.fullmatch(plain) and (inner or len(plain) > 3 or plain.isupper() or plain.casefold() in SHORT_WORDS):
         return plain.casefold().rstrip(".")
     return None
 
@@ -153,15 +177,23 @@ def _compare_containers(
             return leaf(gold, answer)
         return False if single.kind == "list" or "\\begin" not in gold + answer else leaf(gold, answer)
     kinds = {left.kind, right.kind}
-    if len(kinds) > 1 and "list" not in kinds:
+    if len(kinds) > 1 and ("list" not in kinds or kinds & HALF_OPEN):
         return False
-    if kinds <= {"list", "\\{\\}", "union"}:
+    if left.name and right.name and left.name != right.name:
+        return False
+    named = kinds == {"list"} and (len(_names(left)) > 1) != (len(_names(right)) > 1)  # x=3, y=4 beside 3, 4
+    ordered = named or not kinds <= {"list", "\\{\\}", "union"}
+    if not ordered:
         left, right = without_repeats(left), without_repeats(right)
     if len(left.items) != len(right.items) or len(left.items) > MAX_ITEMS:
         return False
-    if kinds <= {"list", "\\{\\}", "union"}:
+    if not ordered:
         return _match_in_any_order(left.items, list(right.items), leaf)
     return _all(_equal(a, b, leaf) for a, b in zip(left.items, right.items, strict=True))
+
+
+def _names(container: Container) -> set[str]:
+    return {match.group(1) for item in container.items if (match := ASSIGNMENT.match(item))}
 
 
 def _match_in_any_order(golds: tuple[str, ...], answers: list[str], leaf: Leaf) -> bool | None:

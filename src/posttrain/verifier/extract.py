@@ -5,8 +5,10 @@ import re
 REGION_BYTES = 64 * 1024  # the answer stands at the end; earlier text is not searched for it
 MAX_ANSWER = 2000  # characters
 MAX_NESTING = 200  # braces
-MARKED = re.compile(r"^(?:####|A:)[ \t]*(.+?)[ \t]*$", re.MULTILINE)  # GSM8K's own, and its model solutions'
-PHRASE = re.compile(r"(?:answer\s{1,9}is\b\s{0,9}:?|answer\s{0,9}:)[ \t]{0,9}(?=[^\s:])", re.IGNORECASE)
+MARKED = re.compile(r"^####[ \t]*(.+?)[ \t]*$", re.MULTILINE)  # GSM8K's own
+SOLUTION = re.compile(r"^A:[ \t]*(.+?)[ \t]*$", re.MULTILINE)  # its model solutions'; or the first of some options
+BOLD = re.compile(r"(?<![\w*])\*\*([^*\n]+)\*\*(?![\w*])")
+PHRASE = re.compile(r"(?:answer\s{1,9}is\b\s{0,9}:?|answer(?:\*\*)?\s{0,9}:)[ \t]{0,9}(?=[^\s:])", re.IGNORECASE)
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\(((?:(?!\\[()]).)+)\\\)|\\\[((?:(?!\\[\[\]]).)+)\\\]", re.DOTALL)
 NUMBER = re.compile(r"((?<![A-Za-z\d.])[+-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?(?:\s?%)?)")
 DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d\d?)$")  # in prose, where a list would have a space
@@ -17,16 +19,16 @@ JOINT = re.compile(r"\}((?:[\s$,;]|\\q?quad|\\[()\[\],;]|\\text\s*\{[\s,]*(?:and
 JOINTS = re.compile(r"[,;]|and|or")
 MAX_BOXES = 50  # of one list
 CONCLUSION = re.compile(r"\b(?:therefore|thus|hence)\b", re.IGNORECASE)
-SENTENCE_END = re.compile(r"\.(?=\s|$)|\n")
+SENTENCE_END = re.compile(r"\.(?=(?:\*\*)?(?:\s|$))|\n")
 
 
 def extract_answer(completion: str, lenient: bool = False) -> str | None:
     """The answer's text, or None where the completion gives none.
 
     Looked for after the last `</think>`, inside the last `<answer>` where there is one: the last `\\boxed{}` and those
-    before it that only a comma, "and" or "or" parts from it; else the last line `#### x` or `A: x`; else what follows
-    the last "answer is"; else all that stands in `<answer>`. A last box that never closes is no answer, whatever stands
-    before it. `lenient` also takes what marks no answer; never train on that.
+    before it that only a comma, "and" or "or" parts from it; else the last line `#### x`; else what follows the last
+    "answer is"; else the last line `A: x`; else all that stands in `<answer>`. A last box that never closes is no
+    answer, whatever stands before it. `lenient` also takes what marks no answer; never train on that.
     """
     region = completion[-REGION_BYTES:]
     region = region.rpartition("</think>")[2]
@@ -38,15 +40,22 @@ def extract_answer(completion: str, lenient: bool = False) -> str | None:
     if "\\boxed" in region or "\\fbox" in region:
         return _bounded(_last_boxes(region))
     if marked := MARKED.findall(region):
-        return _bounded(marked[-1])
+        return _bounded(_plain(marked[-1]))
     if phrases := [*PHRASE.finditer(region)]:
-        answer = SENTENCE_END.split(region[phrases[-1].end() :])[0]
+        answer = _plain(SENTENCE_END.split(region[phrases[-1].end() :], maxsplit=1)[0])
         label = LABEL.match(answer)
         answer = label.group(1) if label else answer
         return _bounded(_last_mathematics(answer) or answer if lenient else answer)
+    if solutions := SOLUTION.findall(region):
+        return _bounded(_plain(solutions[-1]))
     if start >= 0:
-        return _bounded(region)
+        return _bounded(_plain(region))
     return _bounded(_last_mathematics(region)) if lenient else None
+
+
+def _plain(answer: str) -> str:
+    """Without markdown's emphasis: `**42**`, and the half of it that is left of `**Answer: 42**`."""
+    return BOLD.sub(r"\1", answer).strip().removeprefix("**").removesuffix("**").strip()
 
 
 def _stated_last(region: str) -> str | None:

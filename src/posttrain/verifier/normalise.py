@@ -19,12 +19,23 @@ STYLES = re.compile(
 LABEL = re.compile(
     r"\\text\s*\{\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is)?\s*[:=]?\s*\}|^\s*(?:final\s+)?answer\s*[:=]\s*", re.I
 )
-UNIT = re.compile(r"(?<=[\d})])\s*\\text\s*\{\s*[A-Za-z][A-Za-z .]*(?:\^\{?\d\}?)?\s*\}(?:\s*\^\s*\{?[23]\}?)?$")
+UNIT = re.compile(
+    r"(?<=[\d})])\s*\\text\s*\{\s*(?!(?:hundred|thousand|[mb]illion|dozen)\b)"
+    r"[A-Za-z][A-Za-z .]*(?:\^\{?\d\}?)?\s*\}(?:\s*\^\s*\{?[23]\}?)?$"
+)
 PLAIN_UNIT = re.compile(
-    r"(?<=[\d})])\s+(?:dollars?|cents?|degrees?|units?|cm|mm|km|m|kg|g|hours?|minutes?|seconds?|days?|weeks?|months?|years?"
+    r"(?<=[\d})])\s+(?:dollars?|cents?|degrees?|units?|cm|mm|km|kg|hours?|minutes?|seconds?|days?|weeks?|months?|years?"
     r"|miles?|feet|inches|people|apples|eggs|points?|metres?|meters?)$",
     re.I,
 )
+NUMBER = r"[+-]?(?:\d(?:[\d,./]| (?=\d))*|\\frac\{\d+\}\{\d+\})"
+UNIT_LETTER = re.compile(rf"^({NUMBER})\s+[mg]$")  # after letters it may be a variable
+SCALED = re.compile(
+    rf"^({NUMBER})\s*(?:\\text\s*\{{\s*)?\b(hundred|thousand|million|billion|dozen)\b\s*([A-Za-z .]*)\}}?$", re.I
+)
+SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "dozen": 12}
+REALS = re.compile(r"(^|\\in\s*)\\mathbb\s*(?:R|\{R\})$")
+EMPTY = re.compile(r"^(?:\\varnothing|\\\{\s*\\\})$")
 FUNCTION_NAME = re.compile(r"\\text\s*\{(sin|cos|tan|ln|log)\}|(?<![\\A-Za-z{])(sin|cos|tan|ln|log)(?![A-Za-z])")
 SPACED_THOUSANDS = re.compile(r"^[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?$")
 PERCENT = re.compile(r"(?<=\d)\s*(?:\\text\s*\{\s*)?(?:percent(?:age)?|pct)\.?\s*\}?$", re.I)
@@ -35,7 +46,10 @@ DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2}|[(){}\[\]])")  # a backslash that was 
 MATRIX = re.compile(r"\\(begin|end)\{(?:[bB]matrix|smallmatrix|matrix)\}")  # determinants, vmatrix, are another thing
 WHOLE_THOUSANDS = re.compile(r"^[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?:\\?%)?$")
 SEPARATOR = re.compile(r"\\text\s*\{\s*(and|or)\s*\}")
-CONDITION = re.compile(r",?\s*\\text\s*\{\s*(?:for|where|with)\b[^{}]*\}.*$")
+DISJUNCTION = re.compile(r"\\(?:lor|vee)(?![a-z])")
+CONDITION = re.compile(  # with no other value after it, as in: 5 for odd n, 7 for even n
+    r",?\s*\\text\s*\{\s*(?:for|where|with)\b(?:(?!\b(?:and|or)\b)[^{},;])*\}(?:(?!\\text|\\\\|\b(?:and|or)\b)[^,;])*$"
+)
 MIXED = re.compile(r"(?<![\d.}\w^])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}|(?<![\d./\w^])(\d+)\s+(\d+)/(\d+)(?![\d/])")
 REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{?(\d+)\}?")
 FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
@@ -57,9 +71,11 @@ def normalise(text: str) -> str:
     text = re.sub(r"\\?\$|€|£|\\\(|\\\)|\\\[|\\\]|\\pounds", "", text)
     text = re.sub(r"(?:\s|\.)+$", "", text.strip())
     text = re.sub(r"^\{([^{}]*,[^{}]*)\}$", r"\1", text)  # {1,2}: braces that LaTeX does not print
-    text = CONDITION.sub("", SEPARATOR.sub(r" \1 ", text)).strip()
+    text = CONDITION.sub("", DISJUNCTION.sub(" or ", SEPARATOR.sub(r" \1 ", text))).strip()
     text = _commands(text)
+    text = SCALED.sub(_scaled, UNIT_LETTER.sub(r"\1", text))
     text = ORDINAL.sub("", PLAIN_UNIT.sub("", UNIT.sub("", PERCENT.sub(r"\\%", text))))
+    text = EMPTY.sub(r"\\emptyset", REALS.sub(r"\1(-\\infty,\\infty)", text))
     if not FUNCTION.search(text):  # a degree is a unit, but not inside a function
         text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?(?=\s*(?:[,)\]]|$))", "", text)
     text = WHOLE_THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)  # inside brackets it may be a list
@@ -103,6 +119,12 @@ def _mixed(match: re.Match[str]) -> str:
     if denominator == 0 or numerator >= denominator:
         return match.group()
     return f"\\frac{{{whole * denominator + numerator}}}{{{denominator}}}"
+
+
+def _scaled(match: re.Match[str]) -> str:
+    number, scale, unit = match.groups()
+    number = WHOLE_THOUSANDS.sub(lambda whole: whole.group().replace(",", ""), number.strip())
+    return f"{number}\\times {SCALES[scale.lower()]}" + (f"\\text{{{unit}}}" if unit else "")
 
 
 def _repeating(match: re.Match[str]) -> str:

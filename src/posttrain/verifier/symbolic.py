@@ -9,6 +9,8 @@ from posttrain.verifier.exact import equal, to_rational_or_none
 DIGITS = 50
 COMMAND = re.compile(r"\\[A-Za-z]+|\\.")
 TEXT = re.compile(r"\\text\s*\{[^{}]*\}|\\(?:begin|end)\s*\{[^{}]*\}")
+VALUE_IN_TEXT = re.compile(r"\\text\s*\{[^{}]*\d[^{}]*\}")  # beside mathematics, where the parser drops it
+PARTED = re.compile(r"\\(?:to|[rR]ightarrow|implies|iff|land|mid)(?![a-z])")
 FUNCTIONS = re.compile(r"\\(sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt)")
 DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 CANARIES = (
@@ -41,7 +43,11 @@ def _leaf(gold: str, answer: str) -> bool:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, verify
 
     gold, answer = _degrees(gold), _degrees(answer)
-    if _is_equation(answer) != _is_equation(gold):
+    if _is_equation(answer) != _is_equation(gold) or _has_prime(answer) != _has_prime(gold):
+        return False
+    if _is_parted(answer) != _is_parted(gold):
+        return False
+    if any(VALUE_IN_TEXT.search(text) and not TEXT.fullmatch(text) for text in (gold, answer)):
         return False
     configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     golds, answers = (_parse(text, configs) for text in (gold, answer))
@@ -72,6 +78,17 @@ def _degrees(text: str) -> str:
 
 def _is_equation(text: str) -> bool:
     return bool(re.search(r"(?<![<>!])=(?!=)|\\le|\\ge|<|>", text))
+
+
+def _is_parted(text: str) -> bool:
+    """Whether the text holds two things, of which the parser takes the last."""
+    row = "\\\\" in text and "\\begin" not in text
+    return row or bool(PARTED.search(text)) or text.count("|") % 2 == 1
+
+
+def _has_prime(text: str) -> bool:
+    """Whether something is a derivative or a second point; the parser drops the sign. 5' are feet."""
+    return bool(re.search(r"(?<!\d)'|\\prime", TEXT.sub("", text)))
 
 
 def _names_survive(text: str, parsed: Any) -> bool:
@@ -107,9 +124,14 @@ def _equal_complex(expected: Any, value: Any) -> bool:
 
 
 def _values_differ(expected: Any, value: Any) -> bool:
-    """Two numbers that differ relative to their size, at 50 digits; Math-Verify rounds, and cuts what is tiny to 0."""
+    """Two numbers, or entries of matrices, that differ relative to their size, at 50 digits; Math-Verify rounds, and
+    cuts what is tiny to 0.
+    """
     import sympy
 
+    if all(isinstance(x, sympy.MatrixBase | sympy.MatrixExpr) for x in (expected, value)):
+        expected, value = sympy.Matrix(expected.doit()), sympy.Matrix(value.doit())
+        return expected.shape != value.shape or any(map(_values_differ, expected, value))
     if not all(isinstance(x, sympy.Expr) and not x.free_symbols for x in (expected, value)):
         return False
     left, right = sympy.N(_exact(expected), DIGITS), sympy.N(_exact(value), DIGITS)
