@@ -9,11 +9,14 @@ import time
 import pytest
 import torch
 from conftest import REPOSITORY, launch, run_script, script_environment
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from posttrain import sampling_stage
+from posttrain import likelihood, sampling_stage
 from posttrain.errors import PosttrainError
 from posttrain.rejection import translate
 from posttrain.results import Sample
+from posttrain.rollouts import Candidate, Question, Rollout
+from posttrain.sampling_options import SampleOptions
 from posttrain.sampling_stage import SamplingStage
 
 
@@ -46,6 +49,28 @@ def test_out_of_memory_goes_on_with_half_the_batch_and_gives_advice(monkeypatch,
     monkeypatch.setattr(sampling_stage, "HfSampler", lambda model, tokenizer, size: SmallMemory(size, 0))
     with pytest.raises(PosttrainError, match="at one completion at once"):
         list(stage._samples([[1]] * 6, set()))
+
+
+@pytest.mark.parametrize(("prompt", "stop"), [("r1_zero", ("</answer>",)), ("chat", ())])
+def test_candidates_end_where_their_prompt_says(prompt, stop):
+    options = SampleOptions(
+        trainer="sample", model_name_or_path=str(REPOSITORY / "assets/tiny_base"), dataset_name="x", output_dir="x",
+        prompt=prompt, max_new_tokens=8, num_candidates=1, seed=0,
+    )  # fmt: skip
+    stage = sampling_stage.prepare(options, [Question("q", [{"role": "user", "content": "1+1?"}], "2")], {"files": {}})
+    assert stage.decoding.stop == stop
+    assert stage.settings["decoding"]["stop"] == list(stop)
+
+
+def test_an_end_token_that_was_not_sampled_is_not_measured():
+    model = AutoModelForCausalLM.from_pretrained(REPOSITORY / "assets/tiny_base")
+    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "assets/tiny_base")
+    candidates = [Candidate("7</answer>", 3, finish, "7", "correct") for finish in ("stop", "length")]
+    rollout, prompt = Rollout("q", [], "7", candidates), tokenizer("1+6?")["input_ids"]
+    stopped, cut = likelihood.measure(rollout, prompt, model, tokenizer, ("</answer>",)).candidates
+    assert stopped.logprob == cut.logprob
+    ended, _ = likelihood.measure(rollout, prompt, model, tokenizer).candidates
+    assert ended.logprob != cut.logprob
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ from posttrain.readers import Input, Item, batches
 from posttrain.rows import MESSAGES, row_id
 from posttrain.shapes import Shape, ShapeError, Trace, read_trace
 
-VERSION = "2"  # of what a part holds
+VERSION = "3"  # of what a part holds
 KNOWN_PAIRS = 50_000  # that a grader remembers
 SCHEMA = pa.schema(
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import atomic, lineage
+from posttrain.benchmarks import benchmark_names
 from posttrain.candidates import CORRECT_SCORE, accepted, score, selected
 from posttrain.errors import PosttrainError
 from posttrain.grading import Verdict
@@ -48,7 +49,7 @@ def check_recipe(rounds: Rounds) -> None:
         raise PosttrainError(
             f"{path}: expected save_strategy: epoch and save_total_limit: null; each epoch is evaluated"
         )
-    if len(rounds.options.benchmarks.split(",")) != 1:
+    if len(benchmark_names(rounds.options.benchmarks)) != 1:
         raise PosttrainError(f"{path}: benchmarks: {rounds.options.benchmarks!r}: expected one")
 
 
@@ -125,7 +126,7 @@ def evaluate_epoch(rounds: Rounds, epoch: int, model: str) -> Stage:
     """Greedy evaluation of an epoch's checkpoint, with the recipe of the final one."""
     final, out = rounds.evaluate(1), rounds.directory(1) / f"evals_epoch_{epoch}"
     command = [*final.command, "--model", model, "--output_dir", str(out)]
-    return Stage(f"evaluate epoch {epoch}", command, out / rounds.options.benchmarks / METRICS_FILE)
+    return Stage(f"evaluate epoch {epoch}", command, out / final.mark.parent.name / METRICS_FILE)
 
 
 def epoch_record(
