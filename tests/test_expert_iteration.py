@@ -102,7 +102,8 @@ def test_a_right_answer_that_was_cut_off_is_not_trained_on():
 @pytest.mark.parametrize("names", ["gsm8k,", "math500, gsm8k"])
 def test_the_mark_of_an_evaluation_is_that_of_its_last_benchmark(names, tmp_path):
     recipe = read_recipe(
-        ["recipes/tiny_ei.yaml", "--benchmarks", names, "--output_dir", str(tmp_path)], "expert_iteration"
+        [str(REPOSITORY / "recipes/tiny_ei.yaml"), "--benchmarks", names, "--output_dir", str(tmp_path)],
+        "expert_iteration",
     )
     rounds = Rounds(recipe, recipe.build(RoundOptions), recipe.build(SampleOptions), "accelerate_configs/cpu.yaml")
     assert rounds.evaluate(0).mark == tmp_path / "round_0/evals/gsm8k/metrics.json"

@@ -13,17 +13,42 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain import likelihood, sampling_stage
 from posttrain.errors import PosttrainError
-from posttrain.rejection import translate
+from posttrain.recipe import read_recipe
+from posttrain.rejection import reset, translate
 from posttrain.results import Sample
 from posttrain.rollouts import Candidate, Question, Rollout
-from posttrain.sampling_options import SampleOptions
+from posttrain.rounds import Rounds
+from posttrain.sampling_options import RoundOptions, SampleOptions
 from posttrain.sampling_stage import SamplingStage
+
+KIND = "expert_iteration"
 
 
 def test_the_guides_flags_become_fields():
     argv, switches = translate(["r.yaml", "--max-samples", "5", "--eval-size=7", "--checkpoint", "--lora_r", "2"])
     assert argv == ["r.yaml", "--num_questions", "5", "--limit=7", "--lora_r", "2"]
     assert switches == {"--checkpoint"}
+
+
+@pytest.mark.parametrize(
+    ("record", "kept"),
+    [({"identity": {"limit": 5}}, ["round_0"]), ({"identity": {"limit": 9}}, []), (None, [])],
+    ids=["the same settings", "other settings", "a reset that was killed"],
+)
+def test_a_reset_removes_the_samples_and_what_other_settings_left(record, kept, tmp_path):
+    recipe = read_recipe(
+        [f"{REPOSITORY}/recipes/qwen2_0.5b_gsm8k_rejection_lora.yaml", "--output_dir", str(tmp_path)], KIND
+    )
+    rounds = Rounds(recipe, recipe.build(RoundOptions), recipe.build(SampleOptions), "accelerate_configs/cpu.yaml")
+    (tmp_path / "round_0").mkdir()
+    if record:
+        (tmp_path / "round_1").mkdir()
+        (tmp_path / "run.json").write_text(json.dumps(record))
+    reset(rounds, {"limit": 5})
+    assert (tmp_path / "round_0").is_dir(), "without a buffer the directory is another script's"
+    (tmp_path / "rejection_buffer.jsonl").touch()
+    reset(rounds, {"limit": 5})
+    assert [path.name for path in tmp_path.iterdir()] == kept
 
 
 class SmallMemory:

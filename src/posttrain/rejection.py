@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,27 @@ def check_recipe(rounds: Rounds) -> None:
         )
     if len(benchmark_names(rounds.options.benchmarks)) != 1:
         raise PosttrainError(f"{path}: benchmarks: {rounds.options.benchmarks!r}: expected one")
+
+
+def reset(rounds: Rounds, identity: dict[str, Any]) -> None:
+    """Remove what follows from the samples, and the evaluation before training where it was one of other settings.
+
+    The buffer says that the directory is one of rejection SFT; it goes last, so that a reset that is killed can be
+    started again.
+    """
+    buffer, run = rounds.output_dir / BUFFER_FILE, rounds.output_dir / lineage.RUN_FILE
+    if not buffer.is_file():
+        return
+    if (lineage.read_json(run) or {}).get("identity") != identity:
+        _remove(rounds.directory(0))
+    _remove(rounds.directory(1))
+    run.unlink(missing_ok=True)
+    buffer.unlink()
+
+
+def _remove(directory: Path) -> None:
+    if directory.is_dir():
+        shutil.rmtree(directory)
 
 
 class Console:
