@@ -115,11 +115,12 @@ def test_a_finished_study_is_finished_until_its_file_says_otherwise(finished_stu
         check_finished(other)
 
 
-def test_a_run_that_was_made_again_is_not_reported_by_the_evaluation_of_the_one_before(finished_study, tmp_path):
+@pytest.mark.parametrize("changes", [{"run_id": "another"}, {"result": {"steps": 4, "rounds": 3}}])
+def test_a_run_made_again_or_continued_is_not_reported_by_an_earlier_evaluation(finished_study, changes, tmp_path):
     (name,) = finished_study.cells()
-    record = {"run_id": "another", "finished": "later", "result": {"steps": 4}}
-    atomic.write_json(tmp_path / "out" / name / "run.json", record)
-    with pytest.raises(StudyError, match=r"differ in weights .*'another' here"):
+    path = tmp_path / "out" / name / "run.json"
+    atomic.write_json(path, json.loads(path.read_text()) | changes)
+    with pytest.raises(StudyError, match="differ in weights"):
         is_evaluated(finished_study, name, 4, points(finished_study, name)[4])
 
 

@@ -148,7 +148,10 @@ def evaluation_settings(study: Study, name: str, model: str, out: Path) -> dict[
     record = lineage.read_json(Path(study.output_dir) / name / lineage.RUN_FILE)
     values = read_recipe(evaluate_command(study, model, out)[2:], "eval").values
     asked = {key: value for key, value in values.items() if key not in ("model", "output_dir")}
-    return {**asked, "weights": record["run_id"] if record else model}
+    if record is None:
+        return {**asked, "weights": model}
+    rounds = (record["result"] or {}).get("rounds")  # more of them continue a run
+    return {**asked, "weights": {"run_id": record["run_id"], "rounds": rounds}}
 
 
 def is_evaluated(study: Study, name: str, step: int, model: str) -> bool:
