@@ -7,13 +7,12 @@ Flags: --max-samples --num-candidates --epochs --learning-rate --temperature --e
 --reset-buffer, and any field of the recipe. The same command goes on at the question where it stopped.
 """
 
-import shutil
 import sys
 from pathlib import Path
 
 from posttrain import atomic, lineage, rejection, rounds
 from posttrain.benchmarks import load_benchmarks
-from posttrain.errors import run_script
+from posttrain.errors import check_writable, run_script
 from posttrain.manifest import check_dataset, split_path
 from posttrain.model_source import check_model
 from posttrain.recipe import read_recipe
@@ -35,12 +34,11 @@ def main() -> None:
     manifest = check_dataset(Path(sampling.dataset_name))
     load_benchmarks(options.benchmarks, Path(options.data_dir), options.limit)
     identity = rounds.run_identity(recipe, manifest)
-    if "--reset-buffer" in switches and (run.output_dir / rejection.BUFFER_FILE).is_file():
-        shutil.rmtree(run.directory(1))  # only what follows from the samples; round 0 is the base model's
-        (run.output_dir / rejection.BUFFER_FILE).unlink()
-        (run.output_dir / lineage.RUN_FILE).unlink(missing_ok=True)
+    check_writable(run.output_dir)
+    lineage.lock(run.output_dir)  # before anything is removed
+    if "--reset-buffer" in switches:
+        rejection.reset(run, identity)
     record = lineage.claim(run.output_dir, identity)
-    lineage.lock(run.output_dir)
     console = rejection.Console(run.output_dir / rejection.STDOUT_FILE)
 
     console.say("=== Phase 1: Creating Training Run ===")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from posttrain.errors import check_writable, run_script
 from posttrain.lineage import lock
-from posttrain.study import read_study, run_study
+from posttrain.study import REPORT, check_finished, read_study, run_study
 from posttrain.study_report import write_report
 
 
@@ -24,10 +24,12 @@ def main() -> None:
     study = read_study(arguments.study)
     output_dir = Path(study.output_dir)
     check_writable(output_dir)
-    if not arguments.report_only:
+    if arguments.report_only:
+        check_finished(study)
+    else:
         lock(output_dir)
         run_study(study, [gpu for gpu in arguments.gpus.split(",") if gpu])
-    print(f"{write_report(study, output_dir / 'report')}→ {output_dir / 'report'}")
+    print(f"{write_report(study, output_dir / REPORT)}→ {output_dir / REPORT}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY
 from hypothesis import given, settings
@@ -11,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers.decoders import Fuse
 from transformers import AutoTokenizer
 
-from posttrain.encode import IGNORED, Encoding, RowError, encode_rows, lint, load_split, pack, with_labels
-from posttrain.prepared import Ids
+from posttrain.encode import IGNORED, Encoding, RowError, encode_each, encode_rows, lint, load_split, pack, with_labels
+from posttrain.prepared import KEY, SCHEMA, Ids, combined, ids_path, read_ids
 from posttrain.prompts import render_prompt
 from posttrain.rows import Row, chat_row, text_row, write_parquet
 from posttrain.tokenise import spelled, token_ids
@@ -47,6 +49,13 @@ def test_r1_zero_continues_the_open_think_tag(tokenizer):
     assert labels[-1] == tokenizer.convert_tokens_to_ids("<|endoftext|>")
 
 
+def test_a_row_whose_messages_the_prompt_would_drop_is_a_fault_of_the_row(tokenizer):
+    row = as_row("2+2?", "4")
+    row["prompt"] = [{"role": "system", "content": "Be brief."}, *row["prompt"]]
+    sound, faulty = encode_each([as_row("2+2?", "4"), row], tokenizer, Encoding("r1_zero", "<|im_end|>", 2048, "error"))
+    assert sound.fault is None and "a place for one message" in faulty.fault and row["id"] in faulty.fault
+
+
 def test_without_an_end_nothing_is_appended(tokenizer):
     encoding = Encoding("chat", None, 256, "error")
     (ids,), _ = encode_rows([as_row("2+2?", "4")], tokenizer, encoding)
@@ -57,6 +66,18 @@ def test_plain_text_is_learned_whole(tokenizer):
     (ids,), (labels,) = encode_rows([vars(text_row("1+1=2.\n", "t"))], tokenizer, Encoding("none", None, 64, "error"))
     assert ids == labels
     assert tokenizer.decode(ids) == "1+1=2.\n"
+
+
+def test_prepared_ids_are_read_whole_with_offsets_that_can_hold_any_number_of_tokens(tmp_path):
+    split = tmp_path / "train.parquet"
+    table = pa.table({"id": list("abc"), "input_ids": [[1, 2], [3], [4, 5, 6]], "n_prompt": [1, 0, 2]}, schema=SCHEMA)
+    pq.write_table(table.replace_schema_metadata({KEY: b"key"}), ids_path(split), row_group_size=1)
+    pq.write_table(table.select(["id"]), split)
+    ids = read_ids(split, "key")
+    assert ids.values.tolist() == [1, 2, 3, 4, 5, 6] and ids.offsets.tolist() == [0, 2, 3, 6]
+    pieces = pa.concat_tables([table, table])
+    assert combined(pieces)["input_ids"].type == pa.large_list(pa.int32())  # 32-bit offsets end at 2**31 tokens
+    assert combined(pieces)["input_ids"].num_chunks == 1
 
 
 @settings(max_examples=50, deadline=None)

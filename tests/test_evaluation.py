@@ -148,6 +148,16 @@ def test_an_interrupted_evaluation_keeps_its_samples(tmp_path):
         Result(tmp_path, {"seed": 1})
 
 
+def test_samples_cut_inside_a_character_are_read_up_to_there(tmp_path):
+    result = Result(tmp_path, {"seed": 0})
+    result.keep(Sample(0, "a", 1, "stop"))
+    result.keep(Sample(1, "√2", 1, "stop"))
+    whole = result.partial.read_bytes()
+    result.partial.write_bytes(whole[: whole.index("√".encode()) + 1])
+    assert result.sampled() == [Sample(0, "a", 1, "stop")]
+    assert result.sampled() == [Sample(0, "a", 1, "stop")]
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
 def test_what_is_done_is_not_drawn_again_and_the_rest_is_the_same(checkpoint, temperature):
     model, tokenizer = checkpoint

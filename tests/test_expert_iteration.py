@@ -1,7 +1,7 @@
 """Sampling, selection and rounds: pure rules by properties, hostile files, and three rounds end to end."""
 
 import pytest
-from conftest import run_script
+from conftest import REPOSITORY, run_script
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,9 +18,12 @@ from posttrain.candidates import (
 from posttrain.errors import PosttrainError
 from posttrain.grading import Grader, Verdict
 from posttrain.manifest import Source, write_dataset
+from posttrain.recipe import read_recipe
 from posttrain.results import Sample
 from posttrain.rollouts import Candidate, Question, Rollout, RolloutFile, draw_questions, read_rollouts, verify
+from posttrain.rounds import Rounds
 from posttrain.rows import chat_row
+from posttrain.sampling_options import RoundOptions, SampleOptions
 
 PROMPT = [{"role": "user", "content": "What is 1+1?"}]
 candidates = st.builds(
@@ -96,6 +99,16 @@ def test_a_right_answer_that_was_cut_off_is_not_trained_on():
     assert accepted(rollout(candidate("\\boxed{2} and", finish="length")), Rule()) == []
 
 
+@pytest.mark.parametrize("names", ["gsm8k,", "math500, gsm8k"])
+def test_the_mark_of_an_evaluation_is_that_of_its_last_benchmark(names, tmp_path):
+    recipe = read_recipe(
+        [str(REPOSITORY / "recipes/tiny_ei.yaml"), "--benchmarks", names, "--output_dir", str(tmp_path)],
+        "expert_iteration",
+    )
+    rounds = Rounds(recipe, recipe.build(RoundOptions), recipe.build(SampleOptions), "accelerate_configs/cpu.yaml")
+    assert rounds.evaluate(0).mark == tmp_path / "round_0/evals/gsm8k/metrics.json"
+
+
 def test_why_nothing_was_accepted_names_the_commonest_verdict():
     assert "raise max_new_tokens" in why_nothing({"truncated": 9, "wrong": 1}, 0)
     assert "teach the format" in why_nothing({"unparsed": 9, "wrong": 1}, 0)
@@ -111,6 +124,16 @@ def test_questions_are_drawn_by_content_and_never_with_two_answers():
     assert len(draw_questions([*rows, vars(chat_row("question 3", "otherwise", "3", "test"))], None, 0)) == 50
     with pytest.raises(PosttrainError, match="two answers"):
         draw_questions([*rows, vars(chat_row("question 3", "wrong", "4", "test"))], None, 0)
+
+
+def test_questions_after_other_messages_are_other_questions():
+    rows = [vars(chat_row("And doubled?", f"solution {i}", str(i), "test")) for i in range(2)]
+    for i, row in enumerate(rows):
+        row["prompt"] = [{"role": "system", "content": f"The number is {i}."}, *row["prompt"]]
+    questions = draw_questions(rows, None, 0)
+    assert {question.answer for question in questions} == {"0", "1"}
+    drawn = [Rollout(q.id, q.prompt, q.answer, [candidate("\\boxed{2}")]) for q in questions]
+    assert len(select_rows(drawn, Rule())[0]) == 2
 
 
 def test_verifying_grades_every_candidate_in_order():

@@ -242,6 +242,13 @@ def test_a_template_that_ends_otherwise_says_what_to_set(mixed, tmp_path):
     assert "does not end an answer with '<|endoftext|>'" in done.stderr and "set eos_token" in done.stderr
 
 
+def test_inputs_without_rows_are_named(tmp_path):
+    (tmp_path / "empty.json").write_text("[]")
+    done = run_script(SCRIPT, tmp_path, *CHAT, "--max-tokens", 512, "--processes", 1, "--out", tmp_path / "out")
+    assert done.returncode == 2 and "empty.json: no rows there" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_what_cannot_be_done_says_why_and_keeps_what_was_complete(mixed, tmp_path):
     def refused(*arguments: object) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import pytest
 import yaml
 
+from posttrain.errors import PosttrainError
 from posttrain.forms import in_form, in_published_form
 from posttrain.prompts import DIRECTORY, declared_prompt, prompt_file, render_prompt
 from posttrain.sampling_options import EvalOptions
@@ -35,6 +36,12 @@ def test_the_chat_prompts_are_those_of_qwen():
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n1+1?\nPlease reason step by "
         "step, and put your final answer within \\boxed{}.<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+def test_a_prompt_with_one_place_refuses_more_messages():
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}]
+    with pytest.raises(PosttrainError, match=r"r1_zero: has a place for one message, this row has 2 \(system, user\)"):
+        render_prompt("r1_zero", messages, None)
 
 
 def test_r1_zero_ends_at_its_closing_tag():

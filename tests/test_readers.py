@@ -144,6 +144,26 @@ def test_what_ends_a_file_names_it_after_what_was_complete(tmp_path):
     assert next(reader)[0] == 1
 
 
+def test_rows_are_read_whatever_the_first_one_is_and_a_column_without_a_name_is_one(tmp_path):
+    row = {"question": "q", "response": "r"}
+    (tmp_path / "null.json").write_text(json.dumps([None, row]))
+    (tmp_path / "role.json").write_text(json.dumps([{"role": "algebra", "problem": "q", "solution": "r"}] * 2))
+    (tmp_path / "one.json").write_text(json.dumps({"conversations": SHARE}))
+    (tmp_path / "pandas.csv").write_text(",problem,solution\n0,q,r\n1,q,r,more\n2,q\n")
+    assert [number for number, _ in items(tmp_path / "null.json")] == [1, 2]
+    assert [trace.response for trace in traces(tmp_path / "role.json")] == ["r", "r"]
+    assert [trace.response for trace in traces(tmp_path / "one.json")] == ["r"]
+    whole, *faults = items(tmp_path / "pandas.csv")
+    assert read_trace(whole[1], Shape()).response == "r"
+    assert [fault for _, fault in faults] == ["not as many columns as the header's 3"] * 2
+
+
+def test_json_lines_named_json_are_told_their_name(tmp_path):
+    (tmp_path / "a.json").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    with pytest.raises(SourceError, match=r"one object per line, name it \.jsonl"):
+        items(tmp_path / "a.json")
+
+
 def test_inputs_that_are_none(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     for path, said in (

@@ -9,18 +9,46 @@ import time
 import pytest
 import torch
 from conftest import REPOSITORY, launch, run_script, script_environment
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from posttrain import sampling_stage
+from posttrain import likelihood, sampling_stage
 from posttrain.errors import PosttrainError
-from posttrain.rejection import translate
+from posttrain.recipe import read_recipe
+from posttrain.rejection import reset, translate
 from posttrain.results import Sample
+from posttrain.rollouts import Candidate, Question, Rollout
+from posttrain.rounds import Rounds
+from posttrain.sampling_options import RoundOptions, SampleOptions
 from posttrain.sampling_stage import SamplingStage
+
+KIND = "expert_iteration"
 
 
 def test_the_guides_flags_become_fields():
     argv, switches = translate(["r.yaml", "--max-samples", "5", "--eval-size=7", "--checkpoint", "--lora_r", "2"])
     assert argv == ["r.yaml", "--num_questions", "5", "--limit=7", "--lora_r", "2"]
     assert switches == {"--checkpoint"}
+
+
+@pytest.mark.parametrize(
+    ("record", "kept"),
+    [({"identity": {"limit": 5}}, ["round_0"]), ({"identity": {"limit": 9}}, []), (None, [])],
+    ids=["the same settings", "other settings", "a reset that was killed"],
+)
+def test_a_reset_removes_the_samples_and_what_other_settings_left(record, kept, tmp_path):
+    recipe = read_recipe(
+        [f"{REPOSITORY}/recipes/qwen2_0.5b_gsm8k_rejection_lora.yaml", "--output_dir", str(tmp_path)], KIND
+    )
+    rounds = Rounds(recipe, recipe.build(RoundOptions), recipe.build(SampleOptions), "accelerate_configs/cpu.yaml")
+    (tmp_path / "round_0").mkdir()
+    if record:
+        (tmp_path / "round_1").mkdir()
+        (tmp_path / "run.json").write_text(json.dumps(record))
+    reset(rounds, {"limit": 5})
+    assert (tmp_path / "round_0").is_dir(), "without a buffer the directory is another script's"
+    (tmp_path / "rejection_buffer.jsonl").touch()
+    reset(rounds, {"limit": 5})
+    assert [path.name for path in tmp_path.iterdir()] == kept
 
 
 class SmallMemory:
@@ -46,6 +74,28 @@ def test_out_of_memory_goes_on_with_half_the_batch_and_gives_advice(monkeypatch,
     monkeypatch.setattr(sampling_stage, "HfSampler", lambda model, tokenizer, size: SmallMemory(size, 0))
     with pytest.raises(PosttrainError, match="at one completion at once"):
         list(stage._samples([[1]] * 6, set()))
+
+
+@pytest.mark.parametrize(("prompt", "stop"), [("r1_zero", ("</answer>",)), ("chat", ())])
+def test_candidates_end_where_their_prompt_says(prompt, stop):
+    options = SampleOptions(
+        trainer="sample", model_name_or_path=str(REPOSITORY / "assets/tiny_base"), dataset_name="x", output_dir="x",
+        prompt=prompt, max_new_tokens=8, num_candidates=1, seed=0,
+    )  # fmt: skip
+    stage = sampling_stage.prepare(options, [Question("q", [{"role": "user", "content": "1+1?"}], "2")], {"files": {}})
+    assert stage.decoding.stop == stop
+    assert stage.settings["decoding"]["stop"] == list(stop)
+
+
+def test_an_end_token_that_was_not_sampled_is_not_measured():
+    model = AutoModelForCausalLM.from_pretrained(REPOSITORY / "assets/tiny_base")
+    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "assets/tiny_base")
+    candidates = [Candidate("7</answer>", 3, finish, "7", "correct") for finish in ("stop", "length")]
+    rollout, prompt = Rollout("q", [], "7", candidates), tokenizer("1+6?")["input_ids"]
+    stopped, cut = likelihood.measure(rollout, prompt, model, tokenizer, ("</answer>",)).candidates
+    assert stopped.logprob == cut.logprob
+    ended, _ = likelihood.measure(rollout, prompt, model, tokenizer).candidates
+    assert ended.logprob != cut.logprob
 
 
 @pytest.mark.slow

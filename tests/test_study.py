@@ -1,5 +1,6 @@
 """Studies: the cells of a grid, faults before anything runs, and a small study end to end."""
 
+import dataclasses
 import json
 
 import pyarrow as pa
@@ -8,10 +9,25 @@ import pytest
 import yaml
 from conftest import REPOSITORY, run_script
 
+from posttrain import atomic
 from posttrain.errors import PosttrainError
 from posttrain.manifest import Source, write_dataset, write_manifest
 from posttrain.rows import chat_row, read_parquet
-from posttrain.study import cell_name, read_study, train_command
+from posttrain.study import (
+    EVALS,
+    SETTINGS_FILE,
+    StudyError,
+    cell_name,
+    check_finished,
+    evaluation_directory,
+    evaluation_settings,
+    is_evaluated,
+    is_trained,
+    points,
+    read_study,
+    train_command,
+    training_settings,
+)
 from posttrain.study_report import markdown_table, neighbours
 
 STUDIES = sorted((REPOSITORY / "studies").glob("*.yaml"))
@@ -71,6 +87,43 @@ def test_the_table_for_a_readme_has_what_a_cell_took():
     ]
 
 
+@pytest.fixture
+def finished_study(tmp_path):
+    """A study of which the files say that all of it is finished."""
+    study = read_study(write(tmp_path / "s.yaml", output_dir=str(tmp_path / "out"), grid={"num_train_examples": [8]}))
+    for name in ("base", *study.cells()):
+        if name != "base":
+            record = {"run_id": f"run-of-{name}", "finished": "today", "result": {"steps": 4}}
+            atomic.write_json(tmp_path / "out" / name / "run.json", record)
+            atomic.write_json(tmp_path / "out" / EVALS / name / SETTINGS_FILE, training_settings(study, name))
+        for step, model in ({0: "assets/tiny_base"} if name == "base" else points(study, name)).items():
+            out = evaluation_directory(study, name, step)
+            atomic.write_json(out / SETTINGS_FILE, evaluation_settings(study, name, model, out))
+            atomic.write_json(out / "complete.json", {})
+    return study
+
+
+def test_a_finished_study_is_finished_until_its_file_says_otherwise(finished_study):
+    (name,) = finished_study.cells()
+    check_finished(finished_study)
+    assert is_trained(finished_study, name)
+    assert not is_trained(dataclasses.replace(finished_study, override={"learning_rate": 2.0e-3}), name)
+    other = dataclasses.replace(finished_study, eval_override={"benchmarks": "tiny_1step"})
+    with pytest.raises(StudyError, match=r"step_4: evaluated under other settings, which differ in benchmarks"):
+        is_evaluated(other, name, 4, points(other, name)[4])
+    with pytest.raises(StudyError, match="other settings"):
+        check_finished(other)
+
+
+@pytest.mark.parametrize("changes", [{"run_id": "another"}, {"result": {"steps": 4, "rounds": 3}}])
+def test_a_run_made_again_or_continued_is_not_reported_by_an_earlier_evaluation(finished_study, changes, tmp_path):
+    (name,) = finished_study.cells()
+    path = tmp_path / "out" / name / "run.json"
+    atomic.write_json(path, json.loads(path.read_text()) | changes)
+    with pytest.raises(StudyError, match="differ in weights"):
+        is_evaluated(finished_study, name, 4, points(finished_study, name)[4])
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -83,6 +136,9 @@ def test_the_table_for_a_readme_has_what_a_cell_took():
         ({"grid": {}, "variants": {"a": {"learning_rat": 1.0}}}, "did you mean learning_rate"),
         ({"cells": 3}, "a study has the keys"),
         ({"eval_override": {"benchmark": "x"}}, "did you mean benchmarks"),
+        ({"grid": {"dataset_name": ["a/data", "b/data"]}}, "two paths end in the same part.*under variants"),
+        ({"grid": {}, "variants": {"evals": {"seed": 1}}}, "evals: not a name for a cell"),
+        ({"grid": {}, "variants": {"a/b": {"seed": 1}}}, "a/b: not a name for a cell"),
         ({"recipe": "recipes/nothing.yaml"}, "No such file"),
     ],
 )
@@ -153,3 +209,8 @@ def test_a_study_ends_in_one_report_and_goes_on_where_it_stopped(tiny_data, tmp_
     again = run_script("src/study.py", study)
     assert again.returncode == 0 and "$ " not in again.stdout
     assert json.loads((tmp_path / "out/report/study.json").read_text()) == report
+    changed = yaml.safe_load(study.read_text())
+    changed["override"]["max_steps"] = 90
+    study.write_text(yaml.safe_dump(changed, sort_keys=False))
+    refused = run_script("src/study.py", study)
+    assert refused.returncode == 2 and "differs in max_steps" in refused.stderr

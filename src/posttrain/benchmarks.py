@@ -30,10 +30,15 @@ class Benchmark:
     prompt: str
 
 
+def benchmark_names(names: str) -> list[str]:
+    """The names in a comma-separated list, in its order."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 def load_benchmarks(names: str, data_dir: Path, limit: int | None) -> list[Benchmark]:
     """The benchmarks named in a comma-separated list, all of them checked before the first is used."""
     declared = yaml.safe_load(DECLARATIONS.read_text())
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    wanted = benchmark_names(names)
     unknown = [name for name in wanted if name not in declared]
     if unknown or not wanted:
         raise BenchmarkError(f"benchmarks: {names!r}: unknown: {', '.join(unknown)}; known: {', '.join(declared)}")

@@ -83,9 +83,9 @@ def selected(rollout: Rollout, rule: Rule) -> list[Candidate]:
 
 def training_row(rollout: Rollout, candidate: Candidate) -> Row:
     """The question as prompt and the sampled text, whole and unchanged, as completion."""
-    question = rollout.prompt[-1]["content"]
+    asked = [message["content"] for message in rollout.prompt]
     completion = [{"role": "assistant", "content": candidate.text}]
-    return Row(row_id(question, candidate.text), rollout.prompt, completion, rollout.gold, SOURCE)
+    return Row(row_id(*asked, candidate.text), rollout.prompt, completion, rollout.gold, SOURCE)
 
 
 def select_rows(rollouts: Iterable[Rollout], rule: Rule) -> tuple[list[Row], dict[str, int]]:

@@ -74,7 +74,8 @@ class Chat:
         return [texts[i] for i in range(len(questions))]
 
     def _prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        text = render_prompt(self.prompt, list(messages), self.tokenizer)
+        shown = messages if self.prompt == "chat" else messages[-1:]
+        text = render_prompt(self.prompt, list(shown), self.tokenizer)
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _generation(self) -> dict[str, Any]:

@@ -45,7 +45,10 @@ class Encoding:
         """Prompt and completion as text; plain text is a completion without prompt."""
         if self.prompt == "none":
             return "", _column(row, "text")
-        prompt = render_prompt(self.prompt, _column(row, "prompt"), tokenizer)
+        try:
+            prompt = render_prompt(self.prompt, _column(row, "prompt"), tokenizer)
+        except PosttrainError as error:
+            raise RowError(f"row {row['id']}: {error}") from error
         content = _column(row, "completion")[-1]["content"]
         completion = content + (self.eos_token or "")
         if self.prompt == "chat":

@@ -17,6 +17,7 @@ from posttrain.nodes import make_parts_by_tasks
 from posttrain.parts import Settings, make_parts, read_part
 from posttrain.readers import Input, find_inputs, hub_input
 from posttrain.rows import ROW_SCHEMA
+from posttrain.source import SourceError
 
 BAD_LINES = 20  # named; all are counted
 
@@ -50,6 +51,8 @@ def all_parts(
             parts.append(path)
             read_bytes += size
             progress.update(size)
+    if not parts:
+        raise SourceError(f"{', '.join(one.name for one in inputs)}: no rows there; name inputs that hold some")
     return parts, read_bytes, key
 
 

@@ -10,14 +10,21 @@ from posttrain.rollouts import Candidate, Rollout
 POSITIONS = 256  # converted to float32 at once; all logits together would be the largest tensor of the pass
 
 
-def measure(rollout: Rollout, prompt: list[int], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Rollout:
+def measure(
+    rollout: Rollout, prompt: list[int], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+    stop: tuple[str, ...] = (),
+) -> Rollout:  # fmt: skip
     """The rollout with mean log-probability and entropy (nats per token at temperature 1) of every candidate.
 
-    A candidate that stopped counts with its end token. Completions are tokenised from their text.
+    A candidate that stopped counts with its end token, unless one of the texts in `stop` ended it. Completions are
+    tokenised from their text.
     """
     texts = [candidate.text for candidate in rollout.candidates]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    ends = [[tokenizer.eos_token_id] * (candidate.finish_reason == "stop") for candidate in rollout.candidates]
+    ends = [
+        [tokenizer.eos_token_id] * (candidate.finish_reason == "stop" and not candidate.text.endswith(stop))
+        for candidate in rollout.candidates
+    ]
     measured = _means(prompt, [text + end for text, end in zip(ids, ends, strict=True)], model, tokenizer.pad_token_id)
     candidates: list[Candidate] = [
         replace(candidate, logprob=round(logprob, 4), entropy=round(entropy, 4))

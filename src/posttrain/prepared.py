@@ -23,7 +23,7 @@ from posttrain.prompts import prompt_file
 
 SUFFIX = ".ids.parquet"
 KEY = b"posttrain.key"
-VERSION = "1"  # of how posttrain.encode makes ids from text
+VERSION = "2"  # of how posttrain.encode makes ids from text
 SCHEMA = pa.schema([("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("n_prompt", pa.int32())])
 
 
@@ -69,6 +69,12 @@ def ids_key(tokenizer: Any, prompt: str, eos_token: str | None) -> str:
     return digest.hexdigest()[:16]
 
 
+def combined(table: pa.Table) -> pa.Table:
+    """One chunk per column. The offsets of `list` have 32 bits, too few for all the tokens of a large split."""
+    large = table.schema.field("input_ids").with_type(pa.large_list(pa.int32()))
+    return table.cast(table.schema.set(table.schema.get_field_index("input_ids"), large)).combine_chunks()
+
+
 @functools.lru_cache(maxsize=2)
 def _serialised(backend: Any, size: int) -> bytes:
     """A digest of the whole tokenizer; 0.1 s, so made again only where tokens were added."""
@@ -88,7 +94,7 @@ def read_ids(split: Path, key: str) -> Ids | None:
     if (found := pq.read_schema(path).metadata.get(KEY, b"").decode()) != key:
         print(f"{path}: made for another tokenizer, template or end ({found}, not {key}): tokenising", file=sys.stderr)
         return None
-    table = pq.read_table(path).combine_chunks()
+    table = combined(pq.read_table(path))
     if table["id"] != pq.read_table(split, columns=["id"]).combine_chunks()["id"]:
         print(f"{path}: made for other rows than {split.name} holds: tokenising", file=sys.stderr)
         return None

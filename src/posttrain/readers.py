@@ -126,19 +126,30 @@ def _json(file: IO[bytes]) -> Iterator[Item]:
     """Rows of a JSON file, one at a time: the memory it takes is that of its largest row."""
     file = file if file.seekable() else io.BytesIO(file.read())
     start = file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    for prefix in ("item",) if start == b"[" else ("data.item", "conversations.item"):
+    file.seek(0)
+    if start == b"[":
+        yield from _dumped(enumerate(_objects(file, "item"), start=1))
+    elif start == b"{":
+        yield from _json_object(file)
+    else:
+        raise ijson.JSONError("expected a list or an object")
+
+
+def _json_object(file: IO[bytes]) -> Iterator[Item]:
+    """Rows below `data` or `conversations`; without them, or with the messages of one conversation there, one row."""
+    for prefix in ("data.item", "conversations.item"):
         file.seek(0)
         rows = _objects(file, prefix)
-        first = next(rows, None)
+        try:
+            first = next(rows, None)
+        except ijson.JSONError as error:
+            raise ijson.JSONError(f"{error}; if it holds one object per line, name it .jsonl") from error
         if first is None or (isinstance(first, dict) and {"from", "role"} & set(first)):
-            continue  # nothing there, or the messages of one conversation
+            continue
         yield from _dumped(enumerate(_chain(first, rows), start=1))
         return
-    if start == b"{":
-        file.seek(0)
-        yield from _dumped([(1, next(_objects(file, "")))])
-    elif start != b"[":
-        raise ijson.JSONError("expected a list or an object")
+    file.seek(0)
+    yield from _dumped([(1, next(_objects(file, "")))])
 
 
 def _objects(file: IO[bytes], prefix: str) -> Iterator[Any]:
@@ -164,7 +175,7 @@ def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
 def _csv(file: IO[bytes]) -> Iterator[Item]:
     csv.field_size_limit(sys.maxsize)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.DictReader(text, restkey="")
+    reader = csv.DictReader(text)  # columns without a name in the header come as one under None
     while True:
         try:
             row = next(reader)
@@ -173,7 +184,7 @@ def _csv(file: IO[bytes]) -> Iterator[Item]:
         except csv.Error as error:
             yield reader.line_num, f"not CSV: {error}"
             continue
-        if "" in row or None in row.values():
+        if None in row or None in row.values():
             yield reader.line_num, f"not as many columns as the header's {len(reader.fieldnames or [])}"
         else:
             yield from _dumped([(reader.line_num, row)])

@@ -2,10 +2,12 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 from posttrain import atomic, lineage
+from posttrain.benchmarks import benchmark_names
 from posttrain.candidates import CORRECT_SCORE, accepted, score, selected
 from posttrain.errors import PosttrainError
 from posttrain.grading import Verdict
@@ -48,8 +50,29 @@ def check_recipe(rounds: Rounds) -> None:
         raise PosttrainError(
             f"{path}: expected save_strategy: epoch and save_total_limit: null; each epoch is evaluated"
         )
-    if len(rounds.options.benchmarks.split(",")) != 1:
+    if len(benchmark_names(rounds.options.benchmarks)) != 1:
         raise PosttrainError(f"{path}: benchmarks: {rounds.options.benchmarks!r}: expected one")
+
+
+def reset(rounds: Rounds, identity: dict[str, Any]) -> None:
+    """Remove what follows from the samples, and the evaluation before training where it was one of other settings.
+
+    The buffer says that the directory is one of rejection SFT; it goes last, so that a reset that is killed can be
+    started again.
+    """
+    buffer, run = rounds.output_dir / BUFFER_FILE, rounds.output_dir / lineage.RUN_FILE
+    if not buffer.is_file():
+        return
+    if (lineage.read_json(run) or {}).get("identity") != identity:
+        _remove(rounds.directory(0))
+    _remove(rounds.directory(1))
+    run.unlink(missing_ok=True)
+    buffer.unlink()
+
+
+def _remove(directory: Path) -> None:
+    if directory.is_dir():
+        shutil.rmtree(directory)
 
 
 class Console:
@@ -125,7 +148,7 @@ def evaluate_epoch(rounds: Rounds, epoch: int, model: str) -> Stage:
     """Greedy evaluation of an epoch's checkpoint, with the recipe of the final one."""
     final, out = rounds.evaluate(1), rounds.directory(1) / f"evals_epoch_{epoch}"
     command = [*final.command, "--model", model, "--output_dir", str(out)]
-    return Stage(f"evaluate epoch {epoch}", command, out / rounds.options.benchmarks / METRICS_FILE)
+    return Stage(f"evaluate epoch {epoch}", command, out / final.mark.parent.name / METRICS_FILE)
 
 
 def epoch_record(

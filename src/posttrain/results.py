@@ -56,10 +56,10 @@ class Result:
     def sampled(self) -> list[Sample]:
         """Samples that an interrupted evaluation left; a line cut in the middle is dropped."""
         found: dict[int, Sample] = {}
-        for line in self.partial.read_text().split("\n") if self.partial.is_file() else []:
+        for line in self.partial.read_bytes().split(b"\n") if self.partial.is_file() else []:
             try:
-                sample = Sample(**json.loads(line))
-            except ValueError:
+                sample = Sample(**json.loads(line.decode()))
+            except (ValueError, TypeError):
                 break
             found[sample.index] = sample
         samples = list(found.values())

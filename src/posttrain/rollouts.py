@@ -26,7 +26,7 @@ class RolloutError(PosttrainError):
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, as chat messages, and its gold answer. The id hashes the question, never a solution."""
+    """What is asked, as chat messages, and its gold answer. The id hashes all messages, never a solution."""
 
     id: str
     prompt: list[dict[str, str]]
@@ -72,7 +72,8 @@ def draw_questions(rows: list[dict[str, Any]], n: int | None, seed: int) -> list
     """
     questions: dict[str, Question] = {}
     for row in rows:
-        question = Question(row_id(row["prompt"][-1]["content"]), row["prompt"], row["answer"])
+        asked = row_id(*(message["content"] for message in row["prompt"]))
+        question = Question(asked, row["prompt"], row["answer"])
         known = questions.setdefault(question.id, question)
         if known.answer != question.answer:
             raise RolloutError(

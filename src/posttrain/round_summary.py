@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import atomic, lineage
+from posttrain.benchmarks import benchmark_names
 from posttrain.candidates import Rule, accepted, why_nothing
 from posttrain.grading import Verdict
 from posttrain.metrics import wilson_interval
@@ -63,8 +64,7 @@ def summarise_training(directory: Path) -> dict[str, Any]:
 
 def summarise_evaluation(evals: Path, benchmarks: str) -> dict[str, Any]:
     """Accuracy with interval of each benchmark, and of all questions together where there are several."""
-    names = [name.strip() for name in benchmarks.split(",")]
-    metrics = {name: lineage.read_json(evals / name / METRICS_FILE) or {} for name in names}
+    metrics = {name: lineage.read_json(evals / name / METRICS_FILE) or {} for name in benchmark_names(benchmarks)}
     summary = {
         name: {"n": m["n"], **m["accuracy"], "format_rate": m["format_rate"], "truncation_rate": m["truncation_rate"]}
         for name, m in metrics.items()

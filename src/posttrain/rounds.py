@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from posttrain import atomic, lineage, recipe_rules
+from posttrain.benchmarks import benchmark_names
 from posttrain.candidates import Rule
 from posttrain.errors import PosttrainError
 from posttrain.hardware import VARIABLE, find_config
@@ -126,7 +127,7 @@ class Rounds:
             "server": self.sampling.server, "send_weights": self.sampling.server is not None,
         }  # fmt: skip
         path = _write_recipe(directory / "eval.yaml", recipe)
-        last = options.benchmarks.split(",")[-1].strip()  # benchmarks are evaluated in this order
+        last = benchmark_names(options.benchmarks)[-1]  # benchmarks are evaluated in this order
         return Stage("evaluate", _script("eval.py", path), directory / "evals" / last / METRICS_FILE)
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain import evaluation, grading, likelihood, lineage
 from posttrain.errors import PosttrainError
 from posttrain.grading import Grader
-from posttrain.prompts import render_prompt
+from posttrain.prompts import declared_prompt, render_prompt
 from posttrain.results import Sample
 from posttrain.rollouts import Question, Rollout, verify
 from posttrain.sampling import Decoding, HfSampler, Sampler
@@ -47,7 +47,8 @@ class SamplingStage:
                 samples.append(sample)
                 if len(samples) == n:
                     rollout = verify(self.questions[number], waiting.pop(number), grader)
-                    yield likelihood.measure(rollout, self.prompts[number], self.model, self.tokenizer)
+                    prompt, stop = self.prompts[number], self.decoding.stop
+                    yield likelihood.measure(rollout, prompt, self.model, self.tokenizer, stop)
 
     def _samples(self, prompts: list[list[int]], done: AbstractSet[int]) -> Iterator[Sample]:
         """Where memory runs out, what is left is sampled in batches of half the size, which is said."""
@@ -97,7 +98,8 @@ def prepare(options: SampleOptions, questions: list[Question], manifest: dict[st
         )
     model, sampler = load_sampler(checkpoint, options, texts, longest + options.max_new_tokens)
     stops = evaluation.stop_ids(checkpoint)
-    decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops)
+    stop = declared_prompt(options.prompt).stop
+    decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops, stop)
     settings = {
         "dataset": {"path": options.dataset_name, "files": lineage.digest(manifest["files"])},
         "questions": lineage.digest([question.id for question in questions]),

@@ -22,6 +22,9 @@ from posttrain.results import METRICS_FILE
 
 SCRIPTS = Path(__file__).parents[1]
 BASE = "base"
+EVALS, REPORT = "evals", "report"  # directories beside the cells
+RESERVED = (BASE, EVALS, REPORT)
+SETTINGS_FILE = "asked.json"  # what the study said when it began; complete.json is written last
 
 
 class StudyError(PosttrainError):
@@ -54,7 +57,7 @@ class Study:
 
 
 def cell_name(setting: dict[str, Any]) -> str:
-    """A directory name: field=value pairs, a path by its last part."""
+    """A directory name: field=value pairs, a path by its last part; of two cells with one name the study is refused."""
     return ",".join(f"{key}={str(value).rpartition('/')[2]}" for key, value in setting.items())
 
 
@@ -74,7 +77,14 @@ def read_study(path: Path) -> Study:
         raise StudyError(f"{path}: variants: expected a name with its fields, got {study.variants!r}")
     names = study.cells()
     if study.grid and len(names) != len(list(itertools.product(*study.grid.values()))):
-        raise StudyError(f"{path}: grid: two cells have one name; list each value once")
+        raise StudyError(
+            f"{path}: grid: two cells have one name, as a value comes twice, or two paths end in the same part; list "
+            f"each value once, or give such cells names of their own under variants"
+        )
+    if taken := [name for name in names if name in RESERVED or "/" in name]:
+        raise StudyError(
+            f"{path}: {', '.join(taken)}: not a name for a cell; expected a directory other than {', '.join(RESERVED)}"
+        )
     for name in names:
         read_recipe([study.recipe, *train_arguments(study, name)], trainer_of(study))
     read_recipe([study.eval_recipe, *override_arguments(study.eval_override)], "eval")
@@ -117,7 +127,46 @@ def evaluate_command(study: Study, model: str, out: Path) -> list[str]:
 
 
 def evaluation_directory(study: Study, name: str, step: int) -> Path:
-    return Path(study.output_dir) / "evals" / name / f"step_{step}"
+    return Path(study.output_dir) / EVALS / name / f"step_{step}"
+
+
+def training_settings(study: Study, name: str) -> dict[str, Any]:
+    """Everything that the study, its recipe included, says about the run of a cell."""
+    values = read_recipe([study.recipe, *train_arguments(study, name)], trainer_of(study)).values
+    return {key: value for key, value in values.items() if key != "output_dir"}
+
+
+def is_trained(study: Study, name: str) -> bool:
+    """Whether a cell's run is finished under the settings of now; where not, its command goes on with it or refuses."""
+    record = lineage.read_json(Path(study.output_dir) / name / lineage.RUN_FILE)
+    asked = lineage.read_json(Path(study.output_dir) / EVALS / name / SETTINGS_FILE)
+    return bool(record and record["finished"]) and asked == training_settings(study, name)
+
+
+def evaluation_settings(study: Study, name: str, model: str, out: Path) -> dict[str, Any]:
+    """Everything that the study, its recipe included, says about an evaluation, and which run the weights are of."""
+    record = lineage.read_json(Path(study.output_dir) / name / lineage.RUN_FILE)
+    values = read_recipe(evaluate_command(study, model, out)[2:], "eval").values
+    asked = {key: value for key, value in values.items() if key not in ("model", "output_dir")}
+    if record is None:
+        return {**asked, "weights": model}
+    rounds = (record["result"] or {}).get("rounds")  # more of them continue a run
+    return {**asked, "weights": {"run_id": record["run_id"], "rounds": rounds}}
+
+
+def is_evaluated(study: Study, name: str, step: int, model: str) -> bool:
+    """Whether an evaluation is whole; raises StudyError where it was begun under other settings than those of now."""
+    out = evaluation_directory(study, name, step)
+    theirs, ours = lineage.read_json(out / SETTINGS_FILE), evaluation_settings(study, name, model, out)
+    if theirs is None:
+        return False
+    if different := [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]:
+        first = different[0]
+        raise StudyError(
+            f"{out}: evaluated under other settings, which differ in {', '.join(different)} ({first}: "
+            f"{theirs.get(first)!r} there, {ours.get(first)!r} here); remove it or choose another output_dir"
+        )
+    return (out / "complete.json").is_file()
 
 
 def run_study(study: Study, devices: list[str]) -> None:
@@ -138,6 +187,18 @@ def run_study(study: Study, devices: list[str]) -> None:
         )
 
 
+def check_finished(study: Study) -> None:
+    """Raise StudyError unless every result that a report reads is there, under the settings of now."""
+    base = {0: recipe_value(study, "model_name_or_path")}
+    for name in (BASE, *study.cells()):
+        whole = name == BASE or is_trained(study, name)
+        models = base if name == BASE else points(study, name)
+        if not whole or not all(is_evaluated(study, name, step, model) for step, model in models.items()):
+            raise StudyError(
+                f"{study.output_dir}: {name}: unfinished, or of other settings; start the study without --report-only"
+            )
+
+
 def _on_a_device(free: "queue.Queue[str | None]", work: Any, *arguments: Any) -> None:
     device = free.get()
     try:
@@ -147,19 +208,23 @@ def _on_a_device(free: "queue.Queue[str | None]", work: Any, *arguments: Any) ->
 
 
 def _run_base(study: Study, base: str, device: str | None) -> None:
-    _evaluate(study, base, evaluation_directory(study, BASE, 0), device)
+    _evaluate(study, BASE, 0, base, device)
 
 
 def _run_cell(study: Study, name: str, device: str | None) -> None:
-    record = lineage.read_json(Path(study.output_dir) / name / lineage.RUN_FILE)
-    if not record or not record["finished"]:
+    if not is_trained(study, name):
         _run(train_command(study, name), device)
+        asked = training_settings(study, name)
+        atomic.write_json(Path(study.output_dir) / EVALS / name / SETTINGS_FILE, asked)
     for step, model in points(study, name).items():
-        _evaluate(study, model, evaluation_directory(study, name, step), device)
+        _evaluate(study, name, step, model, device)
 
 
-def _evaluate(study: Study, model: str, out: Path, device: str | None) -> None:
-    if not (out / "complete.json").is_file():
+def _evaluate(study: Study, name: str, step: int, model: str, device: str | None) -> None:
+    out = evaluation_directory(study, name, step)
+    if not is_evaluated(study, name, step, model):
+        (out / "complete.json").unlink(missing_ok=True)  # of nobody known: the command holds what is there to this
+        atomic.write_json(out / SETTINGS_FILE, evaluation_settings(study, name, model, out))
         _run(evaluate_command(study, model, out), device)
         digests = {
             str(path.relative_to(out)): atomic.sha256_file(path) for path in sorted(out.glob(f"*/{METRICS_FILE}"))

@@ -35,10 +35,19 @@ def declared_prompt(name: str) -> Prompt:
 
 
 def render_prompt(name: str, messages: list[dict[str, str]], tokenizer: Any) -> str:
-    """The text the model continues. Training and evaluation both call this, so they cannot disagree."""
+    """The text the model continues. Training and evaluation both call this, so they cannot disagree.
+
+    Raises PosttrainError for more than one message where the prompt is a file, which has a place for one.
+    """
     if name == "chat":
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return prompt_file(name).replace("{question}", messages[-1]["content"])
+    if len(messages) != 1:
+        roles = ", ".join(message["role"] for message in messages)
+        raise PosttrainError(
+            f"prompt: {name}: has a place for one message, this row has {len(messages)} ({roles}): "
+            f"{messages[-1]['content'][:60]!r}; use the prompt chat, or leave such rows out"
+        )
+    return prompt_file(name).replace("{question}", messages[0]["content"])
 
 
 @functools.cache
