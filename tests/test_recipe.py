@@ -1,8 +1,10 @@
 """The strict reader: every fault at once, each on one line that says where, what and what to do."""
 
+import re
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,6 +117,13 @@ def test_a_missing_key_is_named(tmp_path, key):
 )
 def test_contradictions_between_keys(tmp_path, lines, expected):
     assert any(expected in fault for fault in faults_of(tmp_path, GOOD + lines))
+
+
+def test_a_server_is_told_the_text_that_ends_a_completion(tmp_path):
+    text = (REPOSITORY / "recipes/qwen_math_grpo.yaml").read_text()
+    (tmp_path / "recipe.yaml").write_text(re.sub(r"generation_kwargs: .*", "generation_kwargs: {min_tokens: 4}", text))
+    with pytest.raises(RecipeError, match=r"prompt r1_zero ends at its text </answer>; write \{stop: \['</answer>'\]"):
+        read_recipe([str(tmp_path / "recipe.yaml")], "grpo")
 
 
 def test_a_recipe_of_another_trainer_names_the_command(tmp_path):

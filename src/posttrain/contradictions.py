@@ -3,6 +3,7 @@
 from typing import Any
 
 from posttrain.distill_rules import distill_contradictions, value_contradictions
+from posttrain.prompts import declared_prompt
 from posttrain.strategy_rules import strategy_contradictions
 
 # Fields whose values TRL documents but looks at only when training is under way.
@@ -54,7 +55,14 @@ def _grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     weights, names = values.get("reward_weights"), values["reward_funcs"]
     if not names or (weights is not None and len(weights) != len(names)):
         faults.append(f"{path}: reward_weights: {weights}: expected one weight for each of reward_funcs: {names}")
-    if "stop" in (values.get("generation_kwargs") or {}):
+    stops = (values.get("generation_kwargs") or {}).get("stop") or []
+    ends = declared_prompt(values["prompt"]).stop
+    if values["use_vllm"] and not set(ends) <= set(stops):
+        faults.append(
+            f"{path}: generation_kwargs: a completion of prompt {values['prompt']} ends at its text {', '.join(ends)}; "
+            f"write {{stop: {list(ends)}, include_stop_str_in_output: true}}"
+        )
+    if stops:
         if not values["use_vllm"]:
             faults.append(f"{path}: generation_kwargs: stop: only vLLM takes stop strings; use_vllm: true")
         if values["mask_truncated_completions"]:
