@@ -117,10 +117,11 @@ def merge(questions: Iterable[Asked]) -> list[Asked]:
 def pairs_of(asked: Asked, limit: int | None) -> list[PairRow]:
     """Right with wrong answers of a question in turn, until each distinct one was used, at most `limit`."""
     right, wrong = asked.texts(1.0), asked.texts(0.0)
+    question = [message["content"] for message in asked.prompt]
     n = max(len(right), len(wrong)) if right and wrong else 0
     return [
         PairRow(
-            row_id(asked.prompt[-1]["content"], right[i % len(right)], wrong[i % len(wrong)]),
+            row_id(*question, right[i % len(right)], wrong[i % len(wrong)]),
             asked.id, asked.prompt, _said(right[i % len(right)]), _said(wrong[i % len(wrong)]), asked.answer,
         )
         for i in range(n if limit is None else min(n, limit))
@@ -130,9 +131,9 @@ def pairs_of(asked: Asked, limit: int | None) -> list[PairRow]:
 def outcomes_of(asked: Asked) -> list[OutcomeRow]:
     """Every sample that is right or wrong, repeated ones too: their share is what a value predicts."""
     graded = [(sample.text, sample.outcome) for sample in asked.samples if sample.outcome is not None]
-    question = asked.prompt[-1]["content"]
+    question = [message["content"] for message in asked.prompt]
     return [
-        OutcomeRow(row_id(question, text, str(i)), asked.id, asked.prompt, _said(text), outcome, asked.answer)
+        OutcomeRow(row_id(*question, text, str(i)), asked.id, asked.prompt, _said(text), outcome, asked.answer)
         for i, (text, outcome) in enumerate(graded)
     ]
 
