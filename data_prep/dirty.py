@@ -12,6 +12,7 @@ from pathlib import Path
 
 from posttrain.errors import PosttrainError, run_script
 from posttrain.manifest import Source, check_dataset, write_dataset
+from posttrain.prepared import SUFFIX as IDS
 from posttrain.rows import ROW_SCHEMA, Row, by_content, read_parquet, row_id
 
 
@@ -25,7 +26,8 @@ def main() -> None:
     if not 0 < arguments.share <= 1:
         parser.error(f"--share {arguments.share}: expected more than 0 and at most 1")
     manifest = check_dataset(arguments.dataset)
-    splits = {Path(name).stem: read_rows(arguments.dataset / name) for name in manifest["files"] if ".ids." not in name}
+    names = [name for name in manifest["files"] if not name.endswith(IDS)]
+    splits = {Path(name).stem: read_rows(arguments.dataset / name) for name in names}
     splits["train"], changed = soil(splits["train"], arguments.share, arguments.seed)
     digests = {name: entry["sha256"] for name, entry in manifest["files"].items()}
     source = Source(f"{manifest['source']['id']}, {changed} wrong", manifest["source"]["licence"], None, digests)

@@ -290,8 +290,9 @@ def test_a_child_that_never_read_its_pair_leaves_no_verdict_to_the_next():
 
 def test_a_child_killed_while_idle_costs_no_verdict():
     with SymbolicPool(workers=1) as pool:
+        dict(pool.compare([RIGHT]))
         for _ in range(3):
-            os.kill(next(iter(pool.workers)).child, signal.SIGKILL) if pool.workers else None
+            os.kill(pool.workers[0].child, signal.SIGKILL)
             verdicts = dict(pool.compare([RIGHT, FALSE, FALSE, RIGHT, RIGHT]))
             assert verdicts == {0: True, 1: False, 2: False, 3: True, 4: True}
 
@@ -305,14 +306,25 @@ def test_a_worker_gone_while_idle_is_replaced():
         assert dict(pool.compare([FALSE, RIGHT])) == {0: False, 1: True}
 
 
-def test_a_child_that_dies_past_its_deadline_is_a_timeout():
-    with SymbolicPool(workers=1, deadline_seconds=0.5) as pool:
+def test_a_child_that_died_before_its_deadline_was_looked_at_is_a_timeout():
+    with SymbolicPool(workers=2, deadline_seconds=0.5) as pool:
+        dict(pool.compare([RIGHT, FALSE]))
+        stopped = pool.workers[1].child
+        os.kill(stopped, signal.SIGSTOP)
+        verdicts = pool.compare([RIGHT, FALSE])
+        first = next(verdicts)
+        os.kill(stopped, signal.SIGKILL)
+        time.sleep(1)  # its worker has reaped it
+        assert dict([first, *verdicts]) == {0: True, 1: "timeout"}
+
+
+def test_workers_gone_between_two_calls_cost_no_verdict():
+    with SymbolicPool(workers=1) as pool:
         dict(pool.compare([RIGHT]))
         os.kill(pool.workers[0].child, signal.SIGSTOP)
-        verdicts = pool.compare([RIGHT, FALSE])
         pool.workers[0].process.kill()
         os.kill(pool.workers[0].child, signal.SIGKILL)
-        assert dict(verdicts) == {0: True, 1: False}
+        assert dict(pool.compare([RIGHT, FALSE])) == {0: True, 1: False}
 
 
 def test_a_worker_that_cannot_start_says_so(tmp_path, monkeypatch):
