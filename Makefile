@@ -114,25 +114,25 @@ data-report: install
 	$(BIN)/python src/data_report.py $(DATA) $(ARGS)
 
 bench-verifier: install
-	$(BIN)/python benchmarks/bench_verifier.py $(ARGS)
+	$(BIN)/python speed/bench_verifier.py $(ARGS)
 
 bench-reward: install
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_reward.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python speed/bench_reward.py $(ARGS)
 
 bench-eval: install
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_eval.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python speed/bench_eval.py $(ARGS)
 
 bench-grpo: install
-	OMP_NUM_THREADS=1 POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python benchmarks/bench_grpo.py $(ARGS)
+	OMP_NUM_THREADS=1 POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python speed/bench_grpo.py $(ARGS)
 
 bench-data: install
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_data.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python speed/bench_data.py $(ARGS)
 
 bench-rejection: install
-	$(BIN)/python benchmarks/bench_rejection.py $(ARGS)
+	$(BIN)/python speed/bench_rejection.py $(ARGS)
 
 bench-memory: install
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_memory.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python speed/bench_memory.py $(ARGS)
 
 bench-sft: install
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_sft.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python speed/bench_sft.py $(ARGS)

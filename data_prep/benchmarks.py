@@ -3,25 +3,27 @@
     python data_prep/benchmarks.py math500 aime24 amc23
     python data_prep/benchmarks.py aime24 --file aime24.jsonl
 
-The declarations are in src/posttrain/benchmarks.yaml. A set of another size, a question that comes twice and a gold
-that the grader does not find equal to itself each end the run with their place.
+The declarations are in src/posttrain/data/benchmarks.yaml. A set of another size, a question that comes twice and a
+gold that the grader does not find equal to itself each end the run with their place.
 """
 
 import argparse
 from pathlib import Path
 
-from posttrain.benchmark_source import Declaration, check_rows, to_rows
-from posttrain.benchmarks import declaration
+from posttrain.data.benchmark_rows import Declaration, check_rows, to_rows
+from posttrain.data.benchmarks import declaration
+from posttrain.data.manifest import write_dataset
+from posttrain.data.records import local_source, read_hub, read_json_lines
 from posttrain.errors import run_script
-from posttrain.manifest import write_dataset
-from posttrain.source import local_source, read_hub, read_json_lines
 
 LICENCE = "as stated by the source"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", metavar="name", help="with a hub entry in src/posttrain/benchmarks.yaml")
+    parser.add_argument(
+        "names", nargs="+", metavar="name", help="with a hub entry in src/posttrain/data/benchmarks.yaml"
+    )
     parser.add_argument("--file", type=Path, help="local JSON lines with the declared columns")
     parser.add_argument("--revision", help="another commit on the hub than the declared one; recorded")
     parser.add_argument("--out", type=Path, default=Path("data"), help="directory of datasets")

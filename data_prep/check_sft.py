@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from posttrain.errors import PosttrainError, run_script
-from posttrain.memory_questions import read_questions
+from posttrain.memory.bank.questions import read_questions
 
 SHOWN = 100  # tokens
 
@@ -23,7 +23,7 @@ def main() -> None:
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    from posttrain.encode import IGNORED, Encoding, encode_rows, load_tokenizer
+    from posttrain.data.encode import IGNORED, Encoding, encode_rows, load_tokenizer
 
     tokenizer = load_tokenizer(arguments.qwen3_model_path, None, arguments.eos_token)
     encoding = Encoding(arguments.prompt, tokenizer.eos_token, arguments.max_length, "error")

@@ -10,10 +10,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from posttrain.data.manifest import Source, check_dataset, write_dataset
+from posttrain.data.rows import ROW_SCHEMA, Row, by_content, read_parquet, row_id
+from posttrain.data.token_files import SUFFIX as IDS
 from posttrain.errors import PosttrainError, run_script
-from posttrain.manifest import Source, check_dataset, write_dataset
-from posttrain.prepared import SUFFIX as IDS
-from posttrain.rows import ROW_SCHEMA, Row, by_content, read_parquet, row_id
 
 
 def main() -> None:

@@ -6,7 +6,7 @@
 
 Lengths are counted on the ids that training will see, end token included; those ids are kept beside the rows, and
 src/sft.py uses them. Tokenising is done once: another budget, cap or --n over the same input takes seconds. A command
-that was interrupted continues. Reasons, and what the files hold: src/posttrain/filters.py.
+that was interrupted continues. Reasons, and what the files hold: src/posttrain/data/traces/filters.py.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from posttrain import selection
-from posttrain.contamination import build_index
+from posttrain.data.manifest import NAME, write_manifest
+from posttrain.data.traces import selection, writer
+from posttrain.data.traces.contamination import build_index
+from posttrain.data.traces.filters import REASONS
+from posttrain.data.traces.parts import Settings, start_forkserver
+from posttrain.data.traces.shapes import Shape
+from posttrain.data.traces.steps import all_parts, bad_lines, facts, fault_lines, find_source, first_untrainable
 from posttrain.errors import PosttrainError, check_writable, run_script
-from posttrain.filtering import all_parts, bad_lines, facts, fault_lines, find_source, first_untrainable
-from posttrain.filters import REASONS
-from posttrain.manifest import NAME, write_manifest
-from posttrain.parts import Settings, start_forkserver
-from posttrain.shapes import Shape
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
         for name in (NAME, *(f"{s}{end}" for s in selection.SPLITS for end in (".parquet", ".ids.parquet"))):
             (arguments.out / name).unlink(missing_ok=True)
         (arguments.out / "dropped.parquet").unlink(missing_ok=True)
-        files = selection.write_files(arguments.out, parts, read_bytes, table, split, key, arguments.keep_dropped)
+        files = writer.write_files(arguments.out, parts, read_bytes, table, split, key, arguments.keep_dropped)
         write_manifest(arguments.out, files, source, facts(settings, limits, index, key, table, split))
         print(f"{arguments.out}: {', '.join(f'{n} {name}' for name, n in kept.items())}")
 

@@ -10,11 +10,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from posttrain import gsm8k
-from posttrain.benchmark_source import check_golds
+from posttrain.data.benchmark_rows import check_golds
+from posttrain.data.manifest import write_dataset
+from posttrain.data.records import local_source, read_hub, read_json_lines
+from posttrain.data.sources import gsm8k
 from posttrain.errors import run_script
-from posttrain.manifest import write_dataset
-from posttrain.source import local_source, read_hub, read_json_lines
 
 
 def main() -> None:

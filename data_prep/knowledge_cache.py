@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from posttrain.data.records import read_json_lines
 from posttrain.errors import run_script
-from posttrain.knowledge import (
+from posttrain.memory.bank.cache import (
     BankError,
     BankShape,
     Fact,
@@ -25,7 +26,6 @@ from posttrain.knowledge import (
     read_facts,
     write_bank,
 )
-from posttrain.source import read_json_lines
 
 
 def main() -> None:

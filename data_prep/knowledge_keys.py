@@ -13,9 +13,9 @@ import math
 from pathlib import Path
 
 from posttrain.errors import run_script
-from posttrain.knowledge import BankError, BankShape, load_bank, read_metadata, write_bank
-from posttrain.knowledge_update import read_mappings
-from posttrain.memory_questions import Fact, with_object
+from posttrain.memory.bank.cache import BankError, BankShape, load_bank, read_metadata, write_bank
+from posttrain.memory.bank.questions import Fact, with_object
+from posttrain.memory.bank.update import read_mappings
 
 BATCH = 4096
 WIDTH = 256  # embeddings are projected to this many dimensions at random before anything is held for all facts
@@ -29,7 +29,7 @@ def main() -> None:
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from posttrain.knowledge_keys import place
+    from posttrain.memory.bank.placement import place
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     model = AutoModelForCausalLM.from_pretrained(arguments.model, use_safetensors=True, dtype="auto")

@@ -11,10 +11,10 @@ trained keys happen to lead to it; `database_index` puts it into a row that a qu
 import argparse
 from pathlib import Path
 
+from posttrain.data.records import read_json_lines
 from posttrain.errors import run_script
-from posttrain.knowledge import BankError, BankShape, load_bank, read_metadata
-from posttrain.knowledge_update import apply_changes, as_change, read_mappings, write_changed
-from posttrain.source import read_json_lines
+from posttrain.memory.bank.cache import BankError, BankShape, load_bank, read_metadata
+from posttrain.memory.bank.update import apply_changes, as_change, read_mappings, write_changed
 
 
 def main() -> None:

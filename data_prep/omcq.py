@@ -11,9 +11,9 @@ property.
 import argparse
 from pathlib import Path
 
+from posttrain.data.records import read_json_lines
+from posttrain.data.sources.omcq import convert, generate, read_triples, write_questions
 from posttrain.errors import PosttrainError, run_script
-from posttrain.omcq import convert, generate, read_triples, write_questions
-from posttrain.source import read_json_lines
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from posttrain.errors import run_script
-from posttrain.preference import audit_pairs, write_outcomes, write_pairs
+from posttrain.pipelines.preference_data import audit_pairs, write_outcomes, write_pairs
 
 
 def main() -> None:

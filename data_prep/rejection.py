@@ -10,8 +10,8 @@ anew and fails unless all are correct.
 import argparse
 from pathlib import Path
 
-from posttrain.candidates import ACCEPTS, CORRECT_SCORE, SELECTS, Rule, audit_dataset, write_selection
 from posttrain.errors import run_script
+from posttrain.pipelines.candidates import ACCEPTS, CORRECT_SCORE, SELECTS, Rule, audit_dataset, write_selection
 
 
 def main() -> None:

@@ -7,10 +7,10 @@ python data_prep/tiny_facts.py --names 16         # 1024 facts
 import argparse
 from pathlib import Path
 
-from posttrain import tiny_facts
+from posttrain.data.sources import tiny_facts
+from posttrain.data.sources.omcq import write_questions
 from posttrain.errors import run_script
-from posttrain.knowledge import BankShape, as_fact, build_bank, write_bank
-from posttrain.omcq import write_questions
+from posttrain.memory.bank.cache import BankShape, as_fact, build_bank, write_bank
 
 LENGTH = 6
 

@@ -10,9 +10,9 @@ Held-out sets never share a question with training; `test_large` holds numbers a
 import argparse
 from pathlib import Path
 
-from posttrain import tiny_tokenizer, tiny_world
+from posttrain.data.manifest import Source, write_dataset
+from posttrain.data.sources import tiny_tokenizer, tiny_world
 from posttrain.errors import run_script
-from posttrain.manifest import Source, write_dataset
 
 SOURCE = Source(id="posttrain.tiny_world", licence="Apache-2.0")
 

@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from posttrain.errors import PosttrainError, run_script
-from posttrain.knowledge import BankShape
-from posttrain.knowledge_update import apply_changes, as_change, read_mappings
-from posttrain.memory_inference import Reader, open_reader
+from posttrain.memory.bank.cache import BankShape
+from posttrain.memory.bank.update import apply_changes, as_change, read_mappings
+from posttrain.memory.inference import Reader, open_reader
 
 
 def main() -> None:

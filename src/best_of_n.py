@@ -12,12 +12,13 @@ import dataclasses
 import itertools
 from pathlib import Path
 
-from posttrain import atomic, best_of_n
-from posttrain.benchmarks import load_benchmarks
-from posttrain.comparison import ComparisonError
+from posttrain import atomic
+from posttrain.data.benchmarks import load_benchmarks
 from posttrain.errors import run_script
-from posttrain.model_source import check_model
-from posttrain.results import METRICS_FILE
+from posttrain.evaluation import best_of_n
+from posttrain.evaluation.comparison import ComparisonError
+from posttrain.evaluation.results import METRICS_FILE
+from posttrain.models.source import check_model
 
 OUTPUT_FILE = "best_of_n.json"
 
@@ -34,7 +35,7 @@ def main() -> None:
         best_of_n.check_alike(sampled, greedy)
     questions = {n: load_benchmarks(n, arguments.data_dir, pairs[n][0].metrics["limit"])[0].rows for n in names}
 
-    from posttrain.reward_model import RewardModel
+    from posttrain.methods.reward_model import RewardModel
 
     # 2. A reward for every sample, and the best of each question.
     model = RewardModel(arguments.reward_model, arguments.batch_size)

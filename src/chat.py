@@ -8,7 +8,7 @@ A line is a question. `/new` forgets the conversation, Ctrl-C cuts an answer off
 import argparse
 
 from posttrain.errors import run_script
-from posttrain.model_source import check_model
+from posttrain.models.source import check_model
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
 
     from transformers import TextStreamer
 
-    from posttrain.chat import Chat
+    from posttrain.generation.chat import Chat
 
     models = [Chat(name, prompt=asked.prompt, temperature=asked.temperature) for name in names]
     histories: list[list[dict[str, str]]] = [[] for _ in models]

@@ -10,9 +10,9 @@ import argparse
 import json
 from pathlib import Path
 
-from posttrain.comparison import Comparison, ComparisonError, compare, length_table, table
 from posttrain.errors import run_script
-from posttrain.results import METRICS_FILE, SAMPLES_FILE
+from posttrain.evaluation.comparison import Comparison, ComparisonError, compare, length_table, table
+from posttrain.evaluation.results import METRICS_FILE, SAMPLES_FILE
 
 
 def main() -> None:

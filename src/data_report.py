@@ -9,8 +9,8 @@ Rows are encoded exactly as src/sft.py would, so that lengths, packing and the l
 import argparse
 from pathlib import Path
 
+from posttrain.data.manifest import check_dataset
 from posttrain.errors import PosttrainError, check_writable, run_script
-from posttrain.manifest import check_dataset
 
 
 def main() -> None:
@@ -32,8 +32,8 @@ def main() -> None:
         )
     out = arguments.out or Path("reports") / arguments.dataset.resolve().name
     check_writable(out)
-    from posttrain.data_report import default_budget, write_data_report
-    from posttrain.data_rows import default_prompt, load_rows, load_tokenizer
+    from posttrain.report.dataset_page import default_budget, write_data_report
+    from posttrain.report.dataset_rows import default_prompt, load_rows, load_tokenizer
 
     tokenizer = load_tokenizer(arguments.tokenizer or manifest["tokens"]["tokenizer"], arguments.dataset)
     prompt = arguments.prompt or default_prompt(manifest, tokenizer)

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.manifest import check_dataset
 from posttrain.errors import run_script
 from posttrain.hardware import read_hardware
 from posttrain.lineage import claim, fingerprint
-from posttrain.manifest import check_dataset
-from posttrain.model_source import check_model
-from posttrain.options import DistillOptions
-from posttrain.recipe import read_recipe
+from posttrain.models.source import check_model
+from posttrain.recipe.options import DistillOptions
+from posttrain.recipe.reader import read_recipe
 
 
 def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
@@ -32,21 +32,22 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> No
 
     from trl import DistillationConfig
 
-    from posttrain import distill, finish, pairs, sft, training
+    from posttrain.methods import distill, pairs, sft
+    from posttrain.training import lifecycle
 
-    identity = training.run_identity(recipe, manifest, hardware)
+    identity = lifecycle.run_identity(recipe, manifest, hardware)
     identity["teacher_files"] = fingerprint(options.teacher_model_name_or_path)
     record = claim(output_dir, identity)
     if record and record["finished"]:
-        training.tell(f"{output_dir}: this run finished at {record['finished']}; nothing to do")
+        lifecycle.tell(f"{output_dir}: this run finished at {record['finished']}; nothing to do")
         return
 
     # 2. Arguments, tokenizer, rows or prompts, student and teacher.
     if options.on_policy:
-        arguments = training.build_arguments(recipe, hardware, DistillationConfig)
+        arguments = lifecycle.build_arguments(recipe, hardware, DistillationConfig)
     else:
         arguments = sft.build_arguments(recipe, hardware)
-    tokenizer = training.load_tokenizer(
+    tokenizer = lifecycle.load_tokenizer(
         recipe.values["model_name_or_path"], recipe.values.get("model_revision"), recipe.values.get("eos_token")
     )
     with recipe.answers_for_library_errors():
@@ -59,8 +60,8 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> No
 
     # 3. Train from the last whole checkpoint, or from the start; the final one, and the record that says it is whole.
     dataset = pairs.describe_dataset(options, rows, manifest)
-    result = finish.train_to_the_end(trainer, recipe, options, hardware, dataset, identity, record, callbacks)
-    training.tell(finish.summary(output_dir, result, "mean_token_accuracy"))
+    result = lifecycle.train_to_the_end(trainer, recipe, options, hardware, dataset, identity, record, callbacks)
+    lifecycle.tell(lifecycle.summary(output_dir, result, "mean_token_accuracy"))
 
 
 if __name__ == "__main__":

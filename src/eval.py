@@ -9,11 +9,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from posttrain.benchmarks import load_benchmarks
+from posttrain.data.benchmarks import load_benchmarks
 from posttrain.errors import check_writable, run_script
-from posttrain.model_source import check_model, evaluation_name
-from posttrain.recipe import read_recipe
-from posttrain.sampling_options import EvalOptions
+from posttrain.models.source import check_model, evaluation_name
+from posttrain.recipe.reader import read_recipe
+from posttrain.recipe.sampling_options import EvalOptions
 
 
 def main() -> None:
@@ -27,29 +27,32 @@ def main() -> None:
 
     from tqdm import tqdm
 
-    from posttrain import evaluation, results, rope_policy
-    from posttrain.graded import GradeAhead, grade_samples
+    from posttrain.data.prompts import declared_prompt, prompt_hash
+    from posttrain.evaluation import results, rope_policy
+    from posttrain.evaluation import settings as evaluation
+    from posttrain.evaluation.published_graders import make_grader
+    from posttrain.evaluation.samples import GradeAhead, grade_samples
+    from posttrain.generation import open_sampler
+    from posttrain.generation.sample import Decoding
     from posttrain.lineage import lock
-    from posttrain.prompts import declared_prompt, prompt_hash
-    from posttrain.published_graders import make_grader
-    from posttrain.sampling import Decoding
+    from posttrain.models import loading
 
     # 2. Everything about the questions is known before weights are loaded, once for all benchmarks.
-    checkpoint = evaluation.read_checkpoint(options.model)
+    checkpoint = loading.read_checkpoint(options.model)
     rope = rope_policy.settle(options.rope, checkpoint, options.dtype)
-    wanted = evaluation.choose_prompt(options.prompt, options.model, checkpoint.tokenizer)
+    wanted = loading.choose_prompt(options.prompt, options.model, checkpoint.tokenizer)
     prompts = [benchmark.prompt if wanted == "benchmark" else wanted for benchmark in benchmarks]
     questions = [
         evaluation.render_questions(benchmark, prompt, checkpoint, options.max_new_tokens)
         for benchmark, prompt in zip(benchmarks, prompts, strict=True)
     ]
-    stops = evaluation.stop_ids(checkpoint)
-    described = evaluation.describe_checkpoint(checkpoint) | {"rope_choice": asdict(rope)}
+    stops = loading.stop_ids(checkpoint)
+    described = loading.describe_checkpoint(checkpoint) | {"rope_choice": asdict(rope)}
 
     # 3. Each benchmark: what is finished stays, what is not is done whole.
     texts = [text for rendered, _ in questions for text in rendered]
     finished = []
-    with evaluation.open_sampler(checkpoint, options, rope.overrides, texts) as sampler:
+    with open_sampler.open_sampler(checkpoint, options, rope.overrides, texts) as sampler:
         for benchmark, prompt, (rendered, ids) in zip(benchmarks, prompts, questions, strict=True):
             asked = declared_prompt(prompt)
             decoding = Decoding(

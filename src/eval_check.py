@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from posttrain.errors import PosttrainError, run_script
-from posttrain.reference import find_reference, verdict
-from posttrain.results import METRICS_FILE
+from posttrain.evaluation.reference import find_reference, verdict
+from posttrain.evaluation.results import METRICS_FILE
 
 
 def main() -> None:

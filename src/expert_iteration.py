@@ -10,13 +10,14 @@ import signal
 import sys
 from pathlib import Path
 
-from posttrain import lineage, round_summary, rounds
-from posttrain.benchmarks import load_benchmarks
+from posttrain import lineage
+from posttrain.data.benchmarks import load_benchmarks
+from posttrain.data.manifest import check_dataset
 from posttrain.errors import run_script
-from posttrain.manifest import check_dataset
-from posttrain.model_source import check_model
-from posttrain.recipe import read_recipe
-from posttrain.sampling_options import RoundOptions, SampleOptions
+from posttrain.models.source import check_model
+from posttrain.pipelines import expert_iteration, round_summary
+from posttrain.recipe.reader import read_recipe
+from posttrain.recipe.sampling_options import RoundOptions, SampleOptions
 
 
 def main() -> None:
@@ -26,8 +27,8 @@ def main() -> None:
     check_model(sampling.model_name_or_path, may_be_adapter=False)
     manifest = check_dataset(Path(sampling.dataset_name))
     load_benchmarks(options.benchmarks, Path(options.data_dir), options.limit)
-    run = rounds.Rounds(recipe, options, sampling, rounds.accelerate_config())
-    identity = rounds.run_identity(recipe, manifest)
+    run = expert_iteration.Rounds(recipe, options, sampling, expert_iteration.accelerate_config())
+    identity = expert_iteration.run_identity(recipe, manifest)
     record = lineage.claim(run.output_dir, identity)
     lineage.lock(run.output_dir)
     record = record or lineage.start_record(
@@ -38,11 +39,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a running stage is ended, too
     records = []
     for number in range(options.num_rounds + 1):
-        records.append(rounds.run_round(run, number))
+        records.append(expert_iteration.run_round(run, number))
         round_summary.write_summary(run.output_dir, records)
 
     # 3. The last weights under the name that every run has, then the record that says the run is whole.
-    rounds.finish(run, record, records)
+    expert_iteration.finish(run, record, records)
     print(f"{round_summary.table(records)}\n→ {run.output_dir}, weights {run.output_dir / 'final'}")
 
 

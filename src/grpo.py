@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.manifest import check_dataset
 from posttrain.errors import run_script
 from posttrain.hardware import read_hardware
 from posttrain.lineage import claim
-from posttrain.manifest import check_dataset
-from posttrain.model_source import check_model
-from posttrain.options import GrpoOptions, StrategyOptions
-from posttrain.recipe import read_recipe
-from posttrain.rewards import describe_rewards
+from posttrain.methods.grpo.rewards import describe_rewards
+from posttrain.models.source import check_model
+from posttrain.recipe.options import GrpoOptions, StrategyOptions
+from posttrain.recipe.reader import read_recipe
 
 
 def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
@@ -32,44 +32,45 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> No
     rewards = describe_rewards(options.reward_funcs)
     output_dir = Path(recipe.values["output_dir"])
 
-    from posttrain import grpo, strategy, training
-    from posttrain.grading import Grader
+    from posttrain.grading.grader import Grader
+    from posttrain.methods.grpo import build
+    from posttrain.training import lifecycle, stopping
 
-    identity = {**training.run_identity(recipe, manifest, hardware), "reward_files": rewards}
+    identity = {**lifecycle.run_identity(recipe, manifest, hardware), "reward_files": rewards}
     record = claim(output_dir, identity)
     if record and record["finished"]:
-        training.tell(f"{output_dir}: this run finished at {record['finished']}; nothing to do")
+        lifecycle.tell(f"{output_dir}: this run finished at {record['finished']}; nothing to do")
         return
 
     # 2. Arguments, tokenizer, prompts, model.
-    arguments = grpo.build_arguments(recipe, hardware)
-    tokenizer = training.load_tokenizer(
+    arguments = build.build_arguments(recipe, hardware)
+    tokenizer = lifecycle.load_tokenizer(
         recipe.values["model_name_or_path"], recipe.values.get("model_revision"), options.eos_token
     )
-    prompts = grpo.load_prompts(options, manifest, tokenizer)
+    prompts = build.load_prompts(options, manifest, tokenizer)
     with Grader() as grader:
         with recipe.answers_for_library_errors():
-            trainer = grpo.build_trainer(recipe, options, arguments, hardware, tokenizer, prompts, grader)
-        strategy.add_callbacks(trainer, recipe.build(StrategyOptions), callbacks)
+            trainer = build.build_trainer(recipe, options, arguments, hardware, tokenizer, prompts, grader)
+        stopping.add_callbacks(trainer, recipe.build(StrategyOptions), callbacks)
 
         if options.probe == "only":
             trainer.train()  # ends with the probe, before the first step
 
         # 3. Train from the last whole checkpoint, or from the start; the probe comes before the first step.
-        resumed_from = training.resume_point(output_dir)
-        dataset = grpo.describe_dataset(options, prompts, manifest)
-        details = training.run_details(recipe, hardware, trainer, options, dataset)
+        resumed_from = lifecycle.resume_point(output_dir)
+        dataset = build.describe_dataset(options, prompts, manifest)
+        details = lifecycle.run_details(recipe, hardware, trainer, options, dataset)
         details |= {"eos_token": tokenizer.eos_token, "reward_files": rewards}
-        record = training.start_or_continue(output_dir, record, identity, details, resumed_from)
+        record = lifecycle.start_or_continue(output_dir, record, identity, details, resumed_from)
         started = time.perf_counter()
-        trained = training.trained_already(trainer, resumed_from)
+        trained = lifecycle.trained_already(trainer, resumed_from)
         if trained is None:
             trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
 
     # 4. The final checkpoint, then the record that says it is whole.
-    result = training.run_result(trainer, time.perf_counter() - started) | {"guard": grpo.guard_result(output_dir)}
-    training.save_final(trainer, output_dir, record, result, trained)
-    training.tell(grpo.summary(output_dir, result))
+    result = lifecycle.run_result(trainer, time.perf_counter() - started) | {"guard": build.guard_result(output_dir)}
+    lifecycle.save_final(trainer, output_dir, record, result, trained)
+    lifecycle.tell(build.summary(output_dir, result))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ import json
 from pathlib import Path
 
 from posttrain import atomic
+from posttrain.data.rows import row_id
 from posttrain.errors import PosttrainError, check_writable, run_script
-from posttrain.knowledge import mapping_path
 from posttrain.lineage import code_state
-from posttrain.memory_questions import Fact, Question, facts_by_uuid, read_questions
-from posttrain.model_source import evaluation_name
-from posttrain.rows import row_id
+from posttrain.memory.bank.cache import mapping_path
+from posttrain.memory.bank.questions import Fact, Question, facts_by_uuid, read_questions
+from posttrain.models.source import evaluation_name
 
 BANKS = ("true", "shuffled", "empty", "edited", "no_memory")
 
@@ -26,8 +26,8 @@ def main() -> None:
     check_writable(out)
     questions = read_limited(arguments.questions, arguments.limit)
 
-    from posttrain import memory_evaluation
-    from posttrain.memory_inference import open_reader
+    from posttrain.memory import evaluation
+    from posttrain.memory.inference import open_reader
 
     reader = open_reader(arguments.memory, arguments.model, arguments.cache)
     facts = facts_by_uuid(mapping_path(reader.cache), {question.uuid for question in questions})
@@ -35,13 +35,13 @@ def main() -> None:
     summaries = {}
     with atomic.writing(out / "samples.jsonl") as samples:
         for name in arguments.banks:
-            what = memory_evaluation.experiment(name, reader, pairs, arguments.seed)
-            records = memory_evaluation.run(reader, what, arguments.batch_size, arguments.max_new_tokens)
+            what = evaluation.experiment(name, reader, pairs, arguments.seed)
+            records = evaluation.run(reader, what, arguments.batch_size, arguments.max_new_tokens)
             for record in records:
                 samples.write((json.dumps({"bank": name, **record}, ensure_ascii=False) + "\n").encode())
-            summaries[name] = memory_evaluation.summarise(records) | {"left_out": len(pairs) - len(records)}
+            summaries[name] = evaluation.summarise(records) | {"left_out": len(pairs) - len(records)}
     prompts = [reader.prompt_ids(question.content) for question in questions]
-    table = memory_evaluation.table(summaries)
+    table = evaluation.table(summaries)
     atomic.write_bytes(out / "table.txt", (table + "\n").encode())
     settings = {name: str(value) for name, value in vars(arguments).items()}
     atomic.write_json(
@@ -52,7 +52,7 @@ def main() -> None:
             "bank": reader.description["bank"],
             "with_fact": sum(fact.row >= 0 for _, fact in pairs),
             "banks": summaries,
-            "usage": memory_evaluation.usage(reader, prompts, arguments.batch_size),
+            "usage": evaluation.usage(reader, prompts, arguments.batch_size),
         },
     )
     print(f"{table}\n{out}/banks.json")

@@ -19,7 +19,7 @@ def main() -> None:
     asked = parser.parse_args()
     check_writable(asked.out)
 
-    from posttrain.merge import merge
+    from posttrain.models.merge import merge
 
     proof = merge(asked.adapter, asked.out, asked.dtype)
     print(

@@ -10,71 +10,74 @@ Flags: --max-samples --num-candidates --epochs --learning-rate --temperature --e
 import sys
 from pathlib import Path
 
-from posttrain import atomic, lineage, rejection, rounds
-from posttrain.benchmarks import load_benchmarks
+from posttrain import atomic, lineage
+from posttrain.data.benchmarks import load_benchmarks
+from posttrain.data.manifest import check_dataset, split_path
+from posttrain.data.rows import read_parquet
 from posttrain.errors import check_writable, run_script
-from posttrain.manifest import check_dataset, split_path
-from posttrain.model_source import check_model
-from posttrain.recipe import read_recipe
-from posttrain.rollouts import RolloutFile, draw_questions
-from posttrain.round_summary import nothing_accepted
-from posttrain.rows import read_parquet
-from posttrain.sampling_options import RoundOptions, SampleOptions
+from posttrain.models.source import check_model
+from posttrain.pipelines import expert_iteration, rejection_sft
+from posttrain.pipelines.rollouts import RolloutFile, draw_questions
+from posttrain.pipelines.round_summary import nothing_accepted
+from posttrain.recipe.reader import read_recipe
+from posttrain.recipe.sampling_options import RoundOptions, SampleOptions
 
 
 def main() -> None:
     if {"-h", "--help"} & set(sys.argv):
         print(__doc__)
-    argv, switches = rejection.translate(sys.argv[1:])
+    argv, switches = rejection_sft.translate(sys.argv[1:])
     recipe = read_recipe(argv, "expert_iteration")
     options, sampling = recipe.build(RoundOptions), recipe.build(SampleOptions)
-    run = rounds.Rounds(recipe, options, sampling, rounds.accelerate_config())
-    rejection.check_recipe(run)
+    run = expert_iteration.Rounds(recipe, options, sampling, expert_iteration.accelerate_config())
+    rejection_sft.check_recipe(run)
     check_model(sampling.model_name_or_path, may_be_adapter=False)
     manifest = check_dataset(Path(sampling.dataset_name))
     load_benchmarks(options.benchmarks, Path(options.data_dir), options.limit)
-    identity = rounds.run_identity(recipe, manifest)
+    identity = expert_iteration.run_identity(recipe, manifest)
     check_writable(run.output_dir)
     lineage.lock(run.output_dir)  # before anything is removed
     if "--reset-buffer" in switches:
-        rejection.reset(run, identity)
+        rejection_sft.reset(run, identity)
     record = lineage.claim(run.output_dir, identity)
-    console = rejection.Console(run.output_dir / rejection.STDOUT_FILE)
+    console = rejection_sft.Console(run.output_dir / rejection_sft.STDOUT_FILE)
 
     console.say("=== Phase 1: Creating Training Run ===")
     record = record or lineage.start_record(run.output_dir, identity, {"recipe": {"path": recipe.path}})
     console.say(f"✓ Created training run: {record['run_id']}")
-    rounds.run_stage(run.evaluate(0), run.output_dir)
+    expert_iteration.run_stage(run.evaluate(0), run.output_dir)
     console.say("=== Phase 2: Populating Rejection Buffer ===")
     entries = populate(run, manifest, console)
     console.say("=== Phase 3: Rejection SFT Training Loop ===")
     trained = sum(entry["trained"] for entry in entries)
     if not trained:
         reason = nothing_accepted(run.directory(1) / "rollouts")
-        raise rounds.RoundError(f"nothing was accepted, so there is nothing to train on: {reason}")
-    rounds.run_stage(run.select(1), run.output_dir)
-    rounds.run_stage(run.train(1), run.output_dir)
+        raise expert_iteration.RoundError(f"nothing was accepted, so there is nothing to train on: {reason}")
+    expert_iteration.run_stage(run.select(1), run.output_dir)
+    expert_iteration.run_stage(run.train(1), run.output_dir)
     stats = train_report(run, entries, console)
     console.say("=== Phase 4: Final Evaluation ===")
     final = run.evaluate(1)
-    rounds.run_stage(final, run.output_dir)
-    before, after = (rejection.evaluation_record(stage) for stage in (run.evaluate(0), final))
+    expert_iteration.run_stage(final, run.output_dir)
+    before, after = (rejection_sft.evaluation_record(stage) for stage in (run.evaluate(0), final))
     results = {
         "run_id": record["run_id"], "config": {**recipe.values, "switches": sorted(switches)},
         "training_metrics": {"initial": before, "epoch_stats": stats},
         "evaluation_metrics": after, "buffer_size": len(entries),
     }  # fmt: skip
     if "--checkpoint" in switches:
-        console.say(f"  Saving checkpoint... {rejection.keep_checkpoints(run, record['run_id'])}")
-    atomic.write_json(run.output_dir / rejection.RESULTS_FILE, results)
-    rounds.finish(run, record, [{"evaluation": {"all": {"value": entry["accuracy"]}}} for entry in (before, after)])
+        console.say(f"  Saving checkpoint... {rejection_sft.keep_checkpoints(run, record['run_id'])}")
+    atomic.write_json(run.output_dir / rejection_sft.RESULTS_FILE, results)
+    expert_iteration.finish(
+        run, record, [{"evaluation": {"all": {"value": entry["accuracy"]}}} for entry in (before, after)]
+    )
     console.say(f"Total: {after['total_examples']}\nCorrect: {after['correct']}\nAccuracy: {after['accuracy']:.2%}")
-    console.say(f"Before training: {before['accuracy']:.2%} → {run.output_dir / rejection.RESULTS_FILE}")
+    console.say(f"Before training: {before['accuracy']:.2%} → {run.output_dir / rejection_sft.RESULTS_FILE}")
 
 
-def populate(run: rounds.Rounds, manifest: dict, console: rejection.Console) -> list[dict]:
+def populate(run: expert_iteration.Rounds, manifest: dict, console: rejection_sft.Console) -> list[dict]:
     """Sample and verify each question that is not in the buffer yet; the buffer's entries."""
-    from posttrain import sampling_stage
+    from posttrain.pipelines import sampling_stage
 
     stage_recipe = run.sample(1)
     options = read_recipe(stage_recipe.command[2:], "sample").build(SampleOptions)
@@ -83,7 +86,7 @@ def populate(run: rounds.Rounds, manifest: dict, console: rejection.Console) -> 
     stage = sampling_stage.prepare(options, questions, manifest)
     file = RolloutFile(Path(options.output_dir), stage.settings)
     done = file.done() if file.metrics() is None else {question.id for question in questions}
-    buffer = rejection.Buffer(run, list(file.kept()))
+    buffer = rejection_sft.Buffer(run, list(file.kept()))
     for rollout in stage.rollouts(done):
         console.say(f"[{len(buffer.entries) + 1}/{len(questions)}] Processing example...")
         console.say("  Generating candidates...\n  Evaluating candidates...")
@@ -98,13 +101,13 @@ def populate(run: rounds.Rounds, manifest: dict, console: rejection.Console) -> 
     return buffer.entries
 
 
-def train_report(run: rounds.Rounds, entries: list[dict], console: rejection.Console) -> list[dict]:
+def train_report(run: expert_iteration.Rounds, entries: list[dict], console: rejection_sft.Console) -> list[dict]:
     """Evaluate the checkpoint of every epoch and say what it was trained on."""
-    stats, checkpoints = [], rejection.epochs(run)
+    stats, checkpoints = [], rejection_sft.epochs(run)
     for epoch, checkpoint in checkpoints:
-        stage = rejection.evaluate_epoch(run, epoch, checkpoint)
-        rounds.run_stage(stage, run.output_dir)
-        stats.append(rejection.epoch_record(run, epoch, rejection.evaluation_record(stage), entries))
+        stage = rejection_sft.evaluate_epoch(run, epoch, checkpoint)
+        expert_iteration.run_stage(stage, run.output_dir)
+        stats.append(rejection_sft.epoch_record(run, epoch, rejection_sft.evaluation_record(stage), entries))
         console.say(f"--- Epoch {epoch}/{len(checkpoints)} ---")
         console.say(f"  Trained on {stats[-1]['trained_count']}/{len(entries)} examples")
         console.say(f"  Epoch {epoch}/{len(checkpoints)} accuracy: {stats[-1]['accuracy']:.2%}")

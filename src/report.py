@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from posttrain.errors import check_writable, run_script
-from posttrain.memory_figure import read_bank_evaluations
-from posttrain.report import comparison_table, read_evaluations, read_runs
-from posttrain.report_page import write_report
+from posttrain.report.content import comparison_table, read_evaluations, read_runs
+from posttrain.report.evaluation_page import write_report
+from posttrain.report.memory_banks import read_bank_evaluations
 
 
 def main() -> None:

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.manifest import check_dataset
 from posttrain.errors import run_script
 from posttrain.hardware import read_hardware
 from posttrain.lineage import claim
-from posttrain.manifest import check_dataset
-from posttrain.model_source import check_model
-from posttrain.options import RewardOptions
-from posttrain.recipe import read_recipe
+from posttrain.models.source import check_model
+from posttrain.recipe.options import RewardOptions
+from posttrain.recipe.reader import read_recipe
 
 
 def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
@@ -30,17 +30,18 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> No
 
     from trl import RewardConfig
 
-    from posttrain import finish, pairs, reward_model, training
+    from posttrain.methods import pairs, reward_model
+    from posttrain.training import lifecycle
 
-    identity = training.run_identity(recipe, manifest, hardware)
+    identity = lifecycle.run_identity(recipe, manifest, hardware)
     record = claim(output_dir, identity)
     if record and record["finished"]:
-        training.tell(f"{output_dir}: this run finished at {record['finished']}; nothing to do")
+        lifecycle.tell(f"{output_dir}: this run finished at {record['finished']}; nothing to do")
         return
 
     # 2. Arguments, tokenizer, pairs, model.
-    arguments = training.build_arguments(recipe, hardware, RewardConfig, include_num_input_tokens_seen="non_padding")
-    tokenizer = training.load_tokenizer(
+    arguments = lifecycle.build_arguments(recipe, hardware, RewardConfig, include_num_input_tokens_seen="non_padding")
+    tokenizer = lifecycle.load_tokenizer(
         recipe.values["model_name_or_path"], recipe.values.get("model_revision"), options.eos_token
     )
     rows = pairs.load_pairs(options, manifest, arguments, tokenizer)
@@ -49,8 +50,8 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> No
 
     # 3. Train from the last whole checkpoint, or from the start; the final one, and the record that says it is whole.
     dataset = pairs.describe_dataset(options, rows, manifest)
-    result = finish.train_to_the_end(trainer, recipe, options, hardware, dataset, identity, record, callbacks)
-    training.tell(finish.summary(output_dir, result, "accuracy"))
+    result = lifecycle.train_to_the_end(trainer, recipe, options, hardware, dataset, identity, record, callbacks)
+    lifecycle.tell(lifecycle.summary(output_dir, result, "accuracy"))
 
 
 if __name__ == "__main__":

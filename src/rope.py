@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from posttrain.errors import run_script
-from posttrain.rope import extend, read_rope, restore
+from posttrain.models.rope import extend, read_rope, restore
 
 
 def main() -> None:

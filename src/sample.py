@@ -9,13 +9,13 @@ writes such a recipe for every round.
 import sys
 from pathlib import Path
 
+from posttrain.data.manifest import check_dataset, split_path
+from posttrain.data.rows import read_parquet
 from posttrain.errors import run_script
-from posttrain.manifest import check_dataset, split_path
-from posttrain.model_source import check_model
-from posttrain.recipe import read_recipe
-from posttrain.rollouts import RolloutFile, draw_questions
-from posttrain.rows import read_parquet
-from posttrain.sampling_options import SampleOptions
+from posttrain.models.source import check_model
+from posttrain.pipelines.rollouts import RolloutFile, draw_questions
+from posttrain.recipe.reader import read_recipe
+from posttrain.recipe.sampling_options import SampleOptions
 
 
 def main() -> None:
@@ -29,8 +29,8 @@ def main() -> None:
 
     from tqdm import tqdm
 
-    from posttrain import sampling_stage
     from posttrain.lineage import lock
+    from posttrain.pipelines import sampling_stage
 
     # 2. One question after another, each kept as soon as all its candidates are verified.
     stage = sampling_stage.prepare(options, questions, manifest)

@@ -2,7 +2,7 @@
 
     python src/score.py evals/tiny_sft/tiny_1step evals/tiny_sft/tiny_2step [--beside qwen]
 
-The bytes are those that src/eval.py wrote, as long as the rules of posttrain.scoring have not changed.
+The bytes are those that src/eval.py wrote, as long as the rules of posttrain.evaluation.scoring have not changed.
 --beside grades the samples with a published grader as well and names those it decides otherwise; it writes nothing.
 """
 
@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from posttrain.errors import run_script
-from posttrain.published_graders import NAMES, beside
-from posttrain.results import rebuild, table
+from posttrain.evaluation.published_graders import NAMES, beside
+from posttrain.evaluation.results import rebuild, table
 
 
 def main() -> None:

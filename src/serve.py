@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import PosttrainError, run_script
-from posttrain.model_source import check_model
-from posttrain.recipe import read_recipe
-from posttrain.server import LOOPBACK, base_url, check_port_is_free, serve_command
+from posttrain.generation.vllm.server import LOOPBACK, base_url, check_port_is_free, serve_command
+from posttrain.models.source import check_model
+from posttrain.recipe.reader import read_recipe
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def sampling_values(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--rope", choices=["trained", "base"], default="trained", help="as in src/eval.py")
     values = vars(parser.parse_args(arguments))
     if values.pop("rope") == "base":
-        from posttrain.rope import base_values
+        from posttrain.models.rope import base_values
 
         values |= base_values(Path(values["model_name_or_path"]))
     return values

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain.benchmarks import load_benchmarks
+from posttrain.data.benchmarks import load_benchmarks
+from posttrain.data.manifest import check_dataset
 from posttrain.errors import run_script
 from posttrain.hardware import read_hardware
 from posttrain.lineage import claim
-from posttrain.manifest import check_dataset
-from posttrain.model_source import check_model
-from posttrain.options import SftOptions, StrategyOptions
-from posttrain.recipe import read_recipe
+from posttrain.models.source import check_model
+from posttrain.recipe.options import SftOptions, StrategyOptions
+from posttrain.recipe.reader import read_recipe
 
 
 def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
@@ -33,39 +33,40 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> No
     hardware = read_hardware()
     output_dir = Path(recipe.values["output_dir"])
 
-    from posttrain import sft, strategy, training
+    from posttrain.methods import sft
+    from posttrain.training import lifecycle, stopping
 
-    identity = training.run_identity(recipe, manifest, hardware)
+    identity = lifecycle.run_identity(recipe, manifest, hardware)
     record = claim(output_dir, identity)
     if record and record["finished"]:
-        training.tell(f"{output_dir}: this run finished at {record['finished']}; nothing to do")
+        lifecycle.tell(f"{output_dir}: this run finished at {record['finished']}; nothing to do")
         return
 
     # 2. Arguments, tokenizer, rows, model.
     arguments = sft.build_arguments(recipe, hardware)
-    tokenizer = training.load_tokenizer(
+    tokenizer = lifecycle.load_tokenizer(
         recipe.values["model_name_or_path"], recipe.values.get("model_revision"), arguments.eos_token
     )
     rows = sft.load_rows(options, manifest, arguments, tokenizer)
     with recipe.answers_for_library_errors():
         trainer = sft.build_trainer(recipe, options, arguments, hardware, tokenizer, rows, benchmarks)
-    strategy.add_callbacks(trainer, recipe.build(StrategyOptions), callbacks)
+    stopping.add_callbacks(trainer, recipe.build(StrategyOptions), callbacks)
 
     # 3. Train from the last whole checkpoint, or from the start.
-    resumed_from = training.resume_point(output_dir)
+    resumed_from = lifecycle.resume_point(output_dir)
     dataset = sft.describe_dataset(options, rows, manifest)
-    details = training.run_details(recipe, hardware, trainer, options, dataset)
+    details = lifecycle.run_details(recipe, hardware, trainer, options, dataset)
     details["eos_token"] = tokenizer.eos_token if options.append_eos else None
-    record = training.start_or_continue(output_dir, record, identity, details, resumed_from)
+    record = lifecycle.start_or_continue(output_dir, record, identity, details, resumed_from)
     started = time.perf_counter()
-    trained = training.trained_already(trainer, resumed_from)
+    trained = lifecycle.trained_already(trainer, resumed_from)
     if trained is None:
         trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
 
     # 4. The final checkpoint, then the record that says it is whole.
-    result = training.run_result(trainer, time.perf_counter() - started)
-    training.save_final(trainer, output_dir, record, result, trained)
-    training.tell(sft.summary(output_dir, result))
+    result = lifecycle.run_result(trainer, time.perf_counter() - started)
+    lifecycle.save_final(trainer, output_dir, record, result, trained)
+    lifecycle.tell(sft.summary(output_dir, result))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from posttrain.errors import check_writable, run_script
 from posttrain.lineage import lock
-from posttrain.study import REPORT, check_finished, read_study, run_study
-from posttrain.study_report import write_report
+from posttrain.pipelines.study.study import REPORT, check_finished, read_study, run_study
+from posttrain.pipelines.study.study_report import write_report
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,22 +12,64 @@ import yaml
 from conftest import REPOSITORY
 
 from posttrain.hardware import ATTENTION, parse_config
-from posttrain.recipe import read_recipe
+from posttrain.recipe.reader import read_recipe
 
 SCRIPTS = sorted((REPOSITORY / "src").glob("*.py"))
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
 CONFIGS = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
-MODULES = sorted((REPOSITORY / "src" / "posttrain").rglob("*.py"))
+PACKAGE = REPOSITORY / "src" / "posttrain"
+MODULES = sorted(PACKAGE.rglob("*.py"))
 # Modules that must answer fast: nothing of theirs may import torch, directly or not.
 LIGHT = (
-    "recipe", "recipe_rules", "schema", "options", "errors", "manifest", "rows", "lineage", "hardware", "model_source",
-    "benchmarks", "grading", "metrics", "results", "report", "prompts", "tiny_world", "gsm8k",
-    "source", "benchmark_source", "comparison", "verifier.pool", "scoring", "forms", "graded", "published_graders",
-    "omcq", "page", "formulas", "report_samples", "report_figures", "report_page", "rewards",
-    "readers", "shapes", "filters", "selection",
-    "rollouts", "candidates", "rounds", "front", "strategy_rules", "preference",
-    "memory_options", "memory_overrides", "memory_questions",
+    "api", "data.benchmark_rows", "data.benchmarks", "data.manifest", "data.prompts", "data.records", "data.rows",
+    "data.sources.gsm8k", "data.sources.omcq", "data.sources.tiny_world", "data.traces.filters",
+    "data.traces.inputs", "data.traces.selection", "data.traces.shapes", "errors", "evaluation.comparison",
+    "evaluation.estimates", "evaluation.published_graders", "evaluation.results", "evaluation.samples",
+    "evaluation.scoring", "generation.sample", "grading.formats", "grading.grader", "grading.pool", "hardware",
+    "lineage", "memory.bank.questions", "memory.command_line", "methods.grpo.rewards", "models.source",
+    "pipelines.candidates", "pipelines.expert_iteration", "pipelines.preference_data", "pipelines.rollouts",
+    "recipe.contradictions", "recipe.memory_options", "recipe.options", "recipe.reader", "recipe.rules",
+    "recipe.schema", "report.content", "report.evaluation_page", "report.figures", "report.formulas",
+    "report.html_page", "report.questions",
 )  # fmt: skip
+
+
+# A floor imports itself and those before it; the modules beside the folders are the ground, `api` is the roof.
+FLOORS = (
+    "ground", "grading", "data", "recipe", "models", "generation", "evaluation", "plan", "training", "methods",
+    "memory", "report", "pipelines", "api",
+)  # fmt: skip
+LARGEST_FOLDER = 12  # modules: more than a reader takes in at a glance
+
+
+def floor_of(name: str) -> str:
+    """The floor of a dotted module name: the first folder of the package, or the ground."""
+    first = name.split(".")[1] if "." in name else "ground"
+    return first if first in FLOORS else "ground"
+
+
+def imported(module: Path) -> list[str]:
+    """Dotted names of the package that a module imports, inside functions too."""
+    nodes = list(ast.walk(ast.parse(module.read_text())))
+    plain = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    members = [
+        f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+    ]
+    return [name for name in plain + members if name.startswith("posttrain.")]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_floor_imports_only_floors_below(module):
+    name = ".".join(["posttrain", *module.relative_to(PACKAGE).with_suffix("").parts])
+    height = FLOORS.index(floor_of(name))
+    above = [other for other in imported(module) if FLOORS.index(floor_of(other)) > height]
+    assert not above, f"{name} stands on floor {floor_of(name)} and imports {above}"
+
+
+def test_every_folder_is_a_floor_and_none_is_crowded():
+    assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()} <= set(FLOORS)
+    counts = Counter(module.parent for module in MODULES if module.name != "__init__.py")
+    assert {folder: count for folder, count in counts.items() if count > LARGEST_FOLDER} == {}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -55,7 +98,7 @@ def test_every_recipe_parses_and_builds_its_dataclasses(path):
     import transformers
     import trl
 
-    from posttrain import memory_options, options, sampling_options
+    from posttrain.recipe import memory_options, options, sampling_options
 
     trainer = yaml.safe_load(path.read_text())["trainer"]
     recipe = read_recipe([str(path)], trainer)

@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-FROM_PYTHON = {"train": "posttrain.front", "TrainResult": "posttrain.front", "Chat": "posttrain.chat"}
+FROM_PYTHON = {"train": "posttrain.api", "TrainResult": "posttrain.api", "Chat": "posttrain.generation.chat"}
 
 
 def __getattr__(name: str) -> Any:

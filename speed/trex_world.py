@@ -1,0 +1,109 @@
+"""Real T-REx triples as a world for the explicit memory: bank, base, and questions split by relation and subject.
+
+    python speed/trex_world.py --data ../shared/data/trex --out data/trex_world
+
+Facts are the triples whose relation has a pattern that names the subject first; the question is the pattern up to the
+object. Every fact is in the bank. Training asks about four relations of five, and of these about nine subjects of ten;
+`new_subjects.json` asks about the tenth, `new_relations.json` about the fifth relations. The base is a frozen random
+Qwen3, so nothing but the memory can know a fact.
+"""
+
+import argparse
+import json
+import math
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from posttrain.data.records import read_json_lines
+from posttrain.data.sources.omcq import write_questions
+from posttrain.errors import run_script
+from posttrain.memory.bank.cache import BankShape, Fact, build_bank, write_bank
+
+LENGTH, OTHERS, VOCABULARY = 24, 7, 8000
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    patterns: dict[str, str] = {}
+    for record in read_json_lines(arguments.data / "patterns.jsonl"):
+        patterns.setdefault(record["relation"], record["pattern"])
+    facts = [as_fact(t, patterns[t["relation"]]) for t in read_json_lines(arguments.data / "triples.jsonl")
+             if "[X]" in patterns.get(t["relation"], "").split("[Y]")[0]]  # fmt: skip
+    random.Random(0).shuffle(facts)  # the file is sorted by relation, which would be half an address
+    tokenizer = write_base(arguments.out / "base", [fact.sentence for fact in facts])
+    r = math.isqrt(len(facts) - 1) + 1
+    encode = lambda sentences: tokenizer(sentences, add_special_tokens=False)["input_ids"]  # noqa: E731
+    bank, mappings, _ = build_bank(facts, encode, BankShape(r * r, LENGTH, len(tokenizer), tokenizer.pad_token_id))
+    write_bank(arguments.out / "bank.pt", bank, mappings, {"source_file": "triples.jsonl"})
+    splits = split(facts)
+    for name, items in splits.items():
+        write_questions(arguments.out / f"{name}.json", items)
+    cut = sum(entry["is_truncated"] for entry in mappings)
+    print(
+        f"{len(facts)} facts in {r}² rows, {cut} cut to {LENGTH} tokens; { ({k: len(v) for k, v in splits.items()}) }"
+    )
+
+
+def as_fact(triple: dict[str, str], pattern: str) -> Fact:
+    sentence = pattern.split("[Y]")[0].replace("[X]", triple["subject"]).strip() + " " + triple["object"]
+    return Fact(sentence, triple["uuid"], triple["subject"], triple["relation"], triple["object"])
+
+
+def split(facts: list[Fact]) -> dict[str, list[dict]]:
+    """Questions with wrong options of the same relation; subjects and relations are held out whole."""
+    objects = defaultdict(set)
+    for fact in facts:
+        objects[fact.predicate].add(fact.object)
+    new_relations = set(sorted(objects)[::5])
+    splits: dict[str, list[dict]] = {"train": [], "new_subjects": [], "new_relations": []}
+    for fact in facts:
+        draw = random.Random(fact.uuid)
+        wrong = sorted(objects[fact.predicate] - {fact.object})
+        choices = sorted([fact.object, *draw.sample(wrong, min(OTHERS, len(wrong)))])
+        question = fact.sentence.removesuffix(fact.object).strip()
+        target = {"question": question, "correct_answer": fact.object, "uuid": fact.uuid, "choices": choices}
+        held_out = random.Random(fact.subject).random() < 0.1
+        name = "new_relations" if fact.predicate in new_relations else "new_subjects" if held_out else "train"
+        splits[name].append({"target": [target]})
+    return splits
+
+
+def write_base(directory: Path, sentences: list[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer whose words carry the blank after them, and a Qwen3 of two layers with random weights."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(" "), "merged_with_previous")
+    tokenizer.decoder = decoders.Fuse()
+    words = [piece for sentence in sentences for piece in (sentence, *sentence.split())]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["<pad>", "<end>", "<unk>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(words, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>")
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(fast), hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=64, max_position_embeddings=128, tie_word_embeddings=True,
+        pad_token_id=fast.pad_token_id, eos_token_id=fast.eos_token_id, bos_token_id=None,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.1)
+    fast.save_pretrained(directory)
+    model.save_pretrained(directory)
+    print(f"{directory}: {json.dumps(sentences[:2], ensure_ascii=False)}")
+    return fast
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="directory with triples.jsonl and patterns.jsonl")
+    parser.add_argument("--out", type=Path, default=Path("data/trex_world"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,72 @@
+"""Graders of published numbers behind our grader's signature, to compare with those numbers; never to train on."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from posttrain.evaluation.results import SAMPLES_FILE, ResultError
+from posttrain.grading.grader import Grade, Grader, Verdict
+from posttrain.grading.pool import SymbolicPool
+from posttrain.grading.reading.extract import extract_answer
+
+NAMES = ("mathverify", "qwen", "drgrpo")
+DEADLINE_SECONDS = 10.0  # they have none of their own that holds; an item beyond it is a timeout
+
+
+def make_grader(name: str, form: str, workers: int | None = None) -> Grader:
+    """The grader of that name, for completions whose prompt asks for `form`."""
+    return Grader(workers) if name == "posttrain" else PublishedGrader(name, form, workers)
+
+
+class PublishedGrader(Grader):
+    """Verdicts as the published grader gives them; answers, which are only shown and voted with, as ours reads them."""
+
+    def __init__(self, name: str, form: str, workers: int | None = None) -> None:
+        super().__init__(workers)
+        function = "drgrpo_tags" if (name, form) == ("drgrpo", "tags") else name
+        self.published = SymbolicPool(workers, DEADLINE_SECONDS, function)
+        self.decided: dict[tuple[str, str], bool | str] = {}
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self.published.close()
+
+    def grade(
+        self, golds: Sequence[str], completions: Sequence[str], truncated: Sequence[bool], lenient: bool = False
+    ) -> list[Grade]:
+        """One grade per completion, in order. What counts as marked is the published grader's choice alone."""
+        wanted = list(dict.fromkeys(zip(golds, completions, strict=True)))
+        outcomes = {pair: self.decided[pair] for pair in wanted if pair in self.decided}
+        pairs = [pair for pair in wanted if pair not in outcomes]
+        outcomes |= {pairs[index]: outcome for index, outcome in self.published.compare(pairs)}
+        # The machine may have been busy: another time it is tried again.
+        self.decided |= {pair: o for pair, o in outcomes.items() if o not in (Verdict.TIMEOUT, Verdict.ERROR)}
+        grades = []
+        for gold, completion, cut in zip(golds, completions, truncated, strict=True):
+            outcome = outcomes[gold, completion]
+            if outcome == "unparsed":
+                grades.append(Grade(Verdict.TRUNCATED if cut else Verdict.UNPARSED, None))
+                continue
+            verdict = (Verdict.CORRECT if outcome else Verdict.WRONG) if isinstance(outcome, bool) else Verdict(outcome)
+            grades.append(Grade(verdict, extract_answer(completion, lenient=True), symbolic=True))
+        return grades
+
+
+def beside(directory: Path, name: str) -> str:
+    """What the published grader would have said of a finished evaluation, and where it differs, for the terminal."""
+    path, settings = directory / SAMPLES_FILE, directory / "settings.json"
+    if not path.is_file() or not settings.is_file():
+        raise ResultError(f"{path}: missing; expected a finished evaluation, evals/<run>/<benchmark>")
+    form = json.loads(settings.read_text())["prompt"]["form"]
+    samples = [json.loads(line) for line in path.read_text().split("\n") if line]
+    golds, texts = [s["gold"] for s in samples], [s["completion"] for s in samples]
+    with make_grader(name, form) as grader:
+        grades = grader.grade(golds, texts, [s["finish_reason"] == "length" for s in samples])
+    theirs = [grade.verdict is Verdict.CORRECT for grade in grades]
+    ours = [s["verdict"] == Verdict.CORRECT for s in samples]
+    lines = [f"{directory}: {name} {sum(theirs)} of {len(samples)} correct, here {sum(ours)}"]
+    for sample, other, own in zip(samples, theirs, ours, strict=True):
+        if other != own:
+            place, verdict = f"{sample['id']}/{sample['sample']}", "correct" if other else "not correct"
+            lines.append(f"  {place}: {verdict} by {name}: {sample['answer']!r} for {sample['gold']!r}")
+    return "\n".join(lines)

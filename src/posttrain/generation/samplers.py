@@ -1,0 +1,88 @@
+"""Samplers behind one signature: prompts as token ids in, samples out, in any order."""
+
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Protocol
+
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.generation.sample import Decoding, Sample
+from posttrain.generation.slots import SlotEngine
+
+STRETCH = 8  # batches whose prompts may take one another's places
+UNFINISHED = 8  # tokens more than a stop text has characters, as some tokens are parts of one
+
+
+class Sampler(Protocol):
+    """Anything that completes prompts."""
+
+    backend: dict[str, str]
+
+    def sample(self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int]) -> Iterator[Sample]:
+        """One sample per prompt that is not in `done`; `index` says which."""
+        ...
+
+
+class HfSampler:
+    """A transformers model in this process, completing `batch_size` prompts at a time (see `slots`)."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
+        self.engine = SlotEngine(model, tokenizer.pad_token_id, batch_size)
+        self.backend = {
+            "name": "transformers",
+            "version": transformers.__version__,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "attention": model.config._attn_implementation,
+            "batch_size": str(batch_size),  # moves the last bits of the logits
+        }
+
+    def sample(
+        self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int] = frozenset()
+    ) -> Iterator[Sample]:
+        """One sample per prompt, the longest prompts first: memory runs out at once or never.
+
+        A stretch of prompts that is not wholly `done` is drawn again whole, so that an interrupted evaluation ends with
+        the samples of one never interrupted, to the last bit of a logit.
+        """
+        longest_first = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+        stretch = STRETCH * self.batch_size
+        for start in range(0, len(prompts), stretch):
+            asked = longest_first[start : start + stretch]
+            if all(index in done for index in asked):
+                continue
+            completions = self.engine.complete(
+                [(index, prompts[index]) for index in asked], decoding.max_new_tokens,
+                lambda ids: ending(ids, decoding, self.tokenizer) is not None,
+                decoding.temperature, decoding.top_p, decoding.seed,
+            )  # fmt: skip
+            for index, ids in completions:
+                if index not in done:
+                    yield to_sample(index, ids, decoding, self.tokenizer)
+
+
+def ending(ids: list[int], decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What ended a completion with its last token: an end token as "", a stop text as itself, None for neither."""
+    if ids[-1] in decoding.stop_token_ids:
+        return ""
+    if not decoding.stop:
+        return None
+    tail = decode(ids[-max(map(len, decoding.stop)) - UNFINISHED :], tokenizer)
+    return next((stop for stop in decoding.stop if stop in tail), None)
+
+
+def to_sample(index: int, ids: list[int], decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> Sample:
+    """The sample of a completion's ids, which end with what ended it; a stop text stays in the text."""
+    end = ending(ids, decoding, tokenizer)
+    kept = ids[:-1] if end == "" else ids
+    text = decode(kept, tokenizer)
+    if end:
+        text = text[: text.rfind(end) + len(end)]
+    return Sample(index, text, len(kept), "length" if end is None else "stop")
+
+
+def decode(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of ids, without special tokens."""
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

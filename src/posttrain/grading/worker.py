@@ -1,0 +1,77 @@
+"""What `pool` starts: a process that imports sympy once and keeps one forked child comparing pairs.
+
+The child reads a pair from the pipe, answers, and reads the next. When it is killed or dies, the next one is forked
+from here within milliseconds; when the pipe's other end is closed, both leave.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import resource
+import select
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+MEMORY_BYTES = 4 * 2**30  # address space; sympy can ask for all there is
+ORPHAN_SECONDS = 60  # a comparison that nobody kills, because its process is gone, ends by itself
+SYMBOLIC = "symbolic"  # the comparison of posttrain.grading.symbolic; other names are functions of `published`
+PARENT_GONE = 1  # prctl's PR_SET_PDEATHSIG
+
+
+def main() -> None:
+    # gmpy2 would do some of sympy's work where no signal reaches it, and answer otherwise where it is installed.
+    os.environ["SYMPY_GROUND_TYPES"] = "python"
+    from posttrain.grading import published, symbolic
+
+    name = sys.argv[2]
+    compare = symbolic.symbolic_equal if name == SYMBOLIC else getattr(published, name)
+
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    fault = symbolic.warm_up()
+    pipe = Connection(int(sys.argv[1]))
+    if fault:
+        pipe.send(("fault", fault, 0))
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side decides
+    while True:
+        child = os.fork()
+        if child == 0:
+            serve(pipe, compare)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
+            return
+
+
+def serve(pipe: Connection, compare: Callable[[str, str], bool | str]) -> None:
+    """Answer pairs until the pipe ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_GONE, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.setrecursionlimit(10_000)
+    sys.set_int_max_str_digits(20_000)
+    os.nice(5)  # training comes first
+    with contextlib.suppress(EOFError, OSError):  # the other end is gone
+        while select.select([pipe], [], [], 0)[0]:  # what the child before this one did not read was given up
+            if not os.read(pipe.fileno(), 2**16):
+                return
+        pipe.send(("ready", os.getpid(), 0))
+        while True:
+            serial, gold, answer = pipe.recv()
+            signal.alarm(ORPHAN_SECONDS)  # without a handler the kernel ends the process, whatever it is doing
+            try:
+                verdict: bool | str = compare(gold, answer)
+            except Exception:  # sympy raises anything at all on what a model writes; the item is counted as an error
+                verdict = "error"
+            signal.alarm(0)
+            pipe.send(("verdict", verdict, serial))
+
+
+if __name__ == "__main__":
+    main()

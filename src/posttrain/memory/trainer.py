@@ -1,0 +1,110 @@
+"""Training of a memory: the answer's loss, what keeps the retrieval honest, and checkpoints of the memory alone."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import TrainerCallback
+
+from posttrain.data.encode import IGNORED
+from posttrain.memory.data import Collator
+from posttrain.memory.files import load_memory, save_memory, save_pth
+from posttrain.memory.layer import ExplicitMemory, Reading
+from posttrain.methods.sft import RecipeTrainer
+from posttrain.recipe.memory_options import MemoryOptions
+
+LATEST = "sft_latest.pth"  # the published name; every save renews it, the final one last
+
+
+class MemoryTrainer(RecipeTrainer):
+    """SFT of `model.memory`. `description` goes into every memory.json beside the memory's shape."""
+
+    def __init__(self, options: MemoryOptions, description: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.options, self.description = options, description
+        self.memory: ExplicitMemory = kwargs["model"].memory
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One step, forward and backward, with the batch's counterfactual rows in the bank."""
+        rows, sentences = inputs.pop("edited_rows"), inputs.pop("edited_sentences")
+        with self.memory.with_rows(rows, sentences):
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Cross entropy of the answer plus the auxiliary losses; in evaluation the cross entropy alone."""
+        index, labels, mask = inputs.pop("database_index"), inputs["labels"], inputs["attention_mask"]
+        inputs.pop("edited_rows", None)
+        inputs.pop("edited_sentences", None)
+        self.memory.readings.clear()
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        facts = asks_for_a_fact(labels, index, self.processing_class.eos_token_id)
+        figures = auxiliary(list(self.memory.readings.values()), mask.bool(), facts, index)
+        steps = self.current_gradient_accumulation_steps if model.training and num_items_in_batch is not None else 1
+        store = self._metrics["train" if model.training else "eval"]
+        store["loss_ce"].append(loss.item() * steps)
+        for name, value in figures.items():
+            store[name].append(value.item())
+        if model.training:
+            weights = {
+                "loss_similarity": self.options.similarity_loss_coef,
+                "loss_diversity": self.options.diversity_loss_coef,
+                "loss_router": self.options.router_loss_coef,
+            }
+            loss = loss + sum(weight * figures[name] for name, weight in weights.items() if weight) / steps
+        return (loss, outputs) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        save_memory(Path(output_dir or self.args.output_dir), self.memory, self.description)
+        if self.options.save_pth:
+            save_pth(Path(self.args.output_dir) / LATEST, self.memory)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_memory(Path(resume_from_checkpoint), self.memory)
+
+    def _load_best_model(self) -> None:
+        load_memory(Path(self.state.best_model_checkpoint), self.memory)
+
+
+class EpochOfCollator(TrainerCallback):
+    """Tells the collator which epoch it draws counterfactual facts for, after a resume too."""
+
+    def __init__(self, collator: Collator) -> None:
+        self.collator = collator
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.collator.epoch = int(state.epoch + 1e-6)
+
+
+def asks_for_a_fact(labels: Tensor, index: Tensor, end: int) -> Tensor:
+    """Positions that predict a token of the answer, the end left out, of questions whose bank row is known.
+
+    labels: (B, S)    index: (B,), -1 where unknown    Returns: (B, S)
+    """
+    predicts = torch.zeros_like(labels, dtype=torch.bool)
+    answer = labels[:, 1:]
+    predicts[:, :-1] = (answer != IGNORED) & (answer != end) & (index >= 0)[:, None]
+    return predicts
+
+
+def auxiliary(readings: list[Reading], mask: Tensor, facts: Tensor, index: Tensor) -> dict[str, Tensor]:
+    """Losses and figures of a batch, means over layers.
+
+    mask, facts: (B, S), tokens that are no padding, and those that ask for the fact of bank row `index`, (B,).
+    """
+    target = index[:, None].expand_as(facts)[facts]
+    r = readings[0].row_scores.shape[-1]
+    count = max(1, len(target))
+    sums = dict.fromkeys(("loss_similarity", "loss_diversity", "loss_router", "hit_rate", "candidate_recall"), 0.0)
+    for reading in readings:
+        sums["loss_similarity"] -= reading.similarity[mask].mean()
+        sums["loss_diversity"] += reading.diversity[mask].mean()
+        rows = F.cross_entropy(reading.row_scores[facts].float(), target // r, reduction="sum")
+        columns = F.cross_entropy(reading.column_scores[facts].float(), target % r, reduction="sum")
+        sums["loss_router"] += (rows + columns) / count
+        sums["hit_rate"] += (reading.selected[facts] == target).sum() / count
+        sums["candidate_recall"] += (reading.candidates[facts] == target[:, None]).any(dim=-1).sum() / count
+    return {name: value / len(readings) for name, value in sums.items()}

@@ -1,0 +1,81 @@
+"""The guard of a GRPO run: fixed questions answered greedily as it goes, the best checkpoint kept, a fall ends it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from posttrain.data.prompts import render_prompt
+from posttrain.evaluation.comparison import mcnemar
+from posttrain.grading.grader import Verdict
+from posttrain.training.callbacks import ContinuedFile
+
+GUARD_FILE = "guard.jsonl"
+SIGNIFICANT = 0.01  # two-sided p of McNemar's test against the start
+
+
+class Guard(ContinuedFile):
+    """Accuracy on `rows` before the first step and every `every` steps; `guard.jsonl` is all its memory."""
+
+    def __init__(self, trainer: Any, rows: list[dict[str, Any]], prompt: str, every: int) -> None:
+        super().__init__(Path(trainer.args.output_dir) / GUARD_FILE)
+        self.trainer, self.rows, self.every = trainer, rows, every
+        texts = [render_prompt(prompt, row["prompt"], trainer.processing_class) for row in rows]
+        self.prompts = trainer.processing_class(texts, add_special_tokens=False)["input_ids"]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if state.global_step == 0:
+            self._ask(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.every:
+            return
+        line = self._ask(state)
+        lines = [*read_guard(self.path, state.global_step - 1), line]
+        if best_line(lines) is line:
+            state.best_metric = line["accuracy"]
+            state.best_global_step = state.global_step
+            state.best_model_checkpoint = str(self.path.parent / f"checkpoint-{state.global_step}")
+            control.should_save = control.should_log = True
+        if fault := fall(lines[0], line):
+            control.should_training_stop = control.should_log = True
+            if state.is_world_process_zero:
+                print(f"{self.path}: step {state.global_step}: {fault}; the run stops here", flush=True)
+
+    def _ask(self, state: Any) -> dict[str, Any]:
+        """Every process asks, grades and so decides alike; the main one writes."""
+        with self.trainer.window.paused():
+            samples = self.trainer.answer_greedily(self.prompts)
+            golds = [row["answer"] for row in self.rows]
+            cut = [sample.finish_reason == "length" for sample in samples]
+            grades = self.trainer.grader.grade(golds, [sample.text for sample in samples], cut)
+        correct = [int(grade.verdict == Verdict.CORRECT) for grade in grades]
+        share = sum(correct) / len(correct)
+        line = {
+            "step": state.global_step, "accuracy": share, "truncated": sum(cut) / len(cut), "correct": correct,
+        }  # fmt: skip
+        self.trainer._metrics["train"]["guard/accuracy"].append(share)
+        if state.is_world_process_zero:
+            self.append([line])
+        return line
+
+
+def read_guard(path: Path, until: int | None = None) -> list[dict[str, Any]]:
+    """The guard's lines up to step `until`, the start first."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [line for line in lines if until is None or line["step"] <= until]
+
+
+def best_line(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """The line of the highest accuracy, the earliest of equals."""
+    return max(lines, key=lambda line: (line["accuracy"], -line["step"]))
+
+
+def fall(start: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """What to say where accuracy lies significantly below its start, else None."""
+    lost = sum(a > b for a, b in zip(start["correct"], now["correct"], strict=True))
+    gained = sum(a < b for a, b in zip(start["correct"], now["correct"], strict=True))
+    p, _ = mcnemar(lost, gained)
+    if lost <= gained or p >= SIGNIFICANT:
+        return None
+    return f"accuracy fell from {start['accuracy']:.1%} to {now['accuracy']:.1%} (McNemar p = {p:.2g})"

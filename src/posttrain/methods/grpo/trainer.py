@@ -1,0 +1,263 @@
+"""TRL's GRPOTrainer with one grader, little padding, seconds by phase, and its completions on record."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+
+from posttrain.errors import PosttrainError
+from posttrain.generation.sample import Decoding, Sample
+from posttrain.generation.slots import SlotEngine
+from posttrain.generation.vllm import canary
+from posttrain.generation.vllm.server import ServerError
+from posttrain.grading.formats import in_form
+from posttrain.grading.grader import Grade, Grader, Verdict
+from posttrain.methods.grpo.micro_batches import micro_batches, real_positions
+from posttrain.models import checkpoints
+from posttrain.training.base_trainer import WholeRun
+from posttrain.training.callbacks import ContinuedFile
+from posttrain.training.repeat_sampler import EpochRepeatSampler
+
+COMPLETIONS_FILE = "completions.jsonl"
+FORMS = ("box", "tags")  # of posttrain.grading.formats
+TRUNCATED = "completions/clipped_ratio"  # TRL's name
+PHASES = ("generation", "sync", "reward")  # timed by themselves; what is left of a step is the update
+
+
+class GrpoTrainer(WholeRun, GRPOTrainer):
+    """GRPOTrainer whose rows hold `prompt` as text, `answer` and `id`.
+
+    `subtract_mean=False` trains on bare rewards instead of advantages (CS336's no_baseline).
+    """
+
+    def __init__(
+        self, grader: Grader, subtract_mean: bool = True, canary_tolerance: float = 0.1, **kwargs: Any
+    ) -> None:
+        self.grader, self.subtract_mean, self.canary_tolerance = grader, subtract_mean, canary_tolerance
+        self.phase_seconds: Counter[str] = Counter()
+        self.logged_step = 0
+        self.weighted_rewards = torch.empty(0)  # of the last generation, all processes
+        super().__init__(**kwargs)
+        self.completions = ContinuedFile(Path(self.args.output_dir) / COMPLETIONS_FILE)
+        self.add_callback(self.completions)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Count the seconds of this block to `phase`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phase_seconds[phase] += time.perf_counter() - began
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochRepeatSampler:
+        return EpochRepeatSampler.like(super()._get_train_sampler(dataset))
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """Ids as evaluation makes them: a rendered prompt gets no further special tokens."""
+        return self.processing_class(prompts, add_special_tokens=False)["input_ids"], None, {}
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: None, multimodal_fields: dict[str, Any], num_generations: int,
+        has_tool_images: bool = False,
+    ) -> tuple[list[list[int]], list[list[float]] | None]:  # fmt: skip
+        """vLLM as TRL drives it; without vLLM the training model itself, in slots rather than by `generate`."""
+        if self.use_vllm:
+            self.sync_weights()
+            with self.timed("generation"), self.server_answers():
+                return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations)
+        with self.timed("generation"):
+            return self._complete_in_slots(prompt_ids), None
+
+    def _complete_in_slots(self, prompt_ids: list[list[int]]) -> list[list[int]]:
+        seed = int(torch.randint(2**62, ()))  # from the generator that a checkpoint saves
+        with self.generating() as model:
+            engine = SlotEngine(model, self.processing_class.pad_token_id, self.args.per_device_eval_batch_size)
+            completed = dict(
+                engine.complete(
+                    list(enumerate(prompt_ids)), self.max_completion_length,
+                    lambda ids: ids[-1] in self.eos_token_ids, self.temperature, seed=seed,
+                )
+            )  # fmt: skip
+        return [completed[i] for i in range(len(prompt_ids))]
+
+    def sync_weights(self) -> None:
+        """Send the weights to vLLM where it has older ones, and prove that they arrived."""
+        if self.state.global_step == self._last_loaded_step:
+            return
+        with self.timed("sync"), self.server_answers():
+            self.vllm_generation.sync_weights()
+            self._last_loaded_step = self.state.global_step
+            if self.vllm_mode == "server":
+                self._check_freshness()
+
+    def _check_freshness(self) -> None:
+        """Hold the server's log-probabilities of fixed tokens against the trainer's own; raises StaleWeightsError."""
+        sequences = canary.sequences(self.train_dataset["prompt"], self.processing_class)
+        with self.generating() as model:
+            ours = canary.log_probabilities(model, sequences)
+        theirs = [None]
+        if self.accelerator.is_main_process:
+            client = self.vllm_generation.vllm_client
+            scored = client.get_sequence_logprobs(sequences, [1] * len(sequences), top_logprobs=1)
+            theirs = [[[token[0] for token in sequence] for sequence in scored["actual_logprobs"]]]
+        broadcast_object_list(theirs, from_process=0)
+        mean, largest = canary.difference(ours, theirs[0])
+        self._metrics["train"]["canary/mean"].append(mean)
+        self._metrics["train"]["canary/max"].append(largest)
+        canary.check(mean, self.canary_tolerance, f"weights of step {self.state.global_step}")
+
+    @contextmanager
+    def server_answers(self) -> Iterator[None]:
+        """Turn what TRL's client raises when the server is gone into one line."""
+        if self.vllm_mode != "server":
+            yield
+            return
+        try:
+            yield
+        except PosttrainError:
+            raise
+        except Exception as error:  # the client raises requests' errors, and Exception itself for a refusal
+            if not isinstance(error, OSError | RuntimeError) and type(error) is not Exception:
+                raise
+            last = checkpoints.last_complete(Path(self.args.output_dir))
+            raise ServerError(
+                f"step {self.state.global_step + 1}: the vLLM server failed: {' '.join(str(error).split())[:300]}; "
+                f"start it again, then the same command goes on from {last.name if last else 'the start'}"
+            ) from error
+
+    @contextmanager
+    def generating(self) -> Iterator[Any]:
+        """The model with its whole weights in evaluation mode, and as it was afterwards."""
+        whole = unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        )
+        with whole as model, self._dist.summon_full_params(self.model_wrapped, recurse=False):
+            training = model.training
+            model.eval()
+            try:
+                yield model
+            finally:
+                model.train(training)
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: list[str], completions: list[str], completion_ids: list[list[int]]
+    ) -> torch.Tensor:
+        """Grade once, and hand the grades to every reward function. (completions of all processes, functions)"""
+        truncated = [self.is_truncated(ids, text) for ids, text in zip(completion_ids, completions, strict=True)]
+        with self.timed("reward"):
+            grades = self.grader.grade([row["answer"] for row in inputs], completions, truncated)
+            rows = [
+                {**row, "grade": grade, "truncated": cut, "max_completion_length": self.max_completion_length}
+                for row, grade, cut in zip(inputs, grades, truncated, strict=True)
+            ]
+            rewards = super()._calculate_rewards(rows, prompts, completions, completion_ids)
+        self._note_verdicts(grades, completions, truncated)
+        self.weighted_rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+        return rewards
+
+    def is_truncated(self, ids: list[int], text: str) -> bool:
+        """Whether the budget cut a completion off. TRL takes any end but an end token for that, a stop string too."""
+        stops = (self.args.generation_kwargs or {}).get("stop") or []
+        return (
+            len(ids) >= self.max_completion_length
+            and ids[-1] not in self.eos_token_ids
+            and not text.endswith(tuple([stops] if isinstance(stops, str) else stops))
+        )
+
+    def _note_verdicts(self, grades: list[Grade], completions: list[str], truncated: list[bool]) -> None:
+        """Shares of all processes' completions by verdict, of those in each format, and of those cut off."""
+        counts = [sum(g.verdict == verdict for g in grades) for verdict in Verdict]
+        counts += [*(sum(in_form(form, text) for text in completions) for form in FORMS), sum(truncated)]
+        counts.append(len(completions))
+        total = self.accelerator.gather(torch.tensor([counts], device=self.accelerator.device)).sum(0).tolist()
+        names = [*(f"verdict/{verdict}" for verdict in Verdict), *(f"format/{form}" for form in FORMS), TRUNCATED]
+        self._metrics["train"][TRUNCATED].pop()  # TRL's
+        for name, count in zip(names, total[:-1], strict=True):
+            self._metrics["train"][name].append(count / total[-1])
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        scored = super()._generate_and_score_completions(inputs)
+        if not self.subtract_mean:
+            rank, n = self.accelerator.process_index, len(inputs)
+            scored["advantages"] = self.weighted_rewards[rank * n : (rank + 1) * n]
+        figures = self._metrics["train"]
+        if mismatch := figures.get("sampling/sampling_logp_difference/mean"):
+            canary.check(mismatch[-1], self.canary_tolerance, f"completions of step {self.state.global_step + 1}")
+        prompts = len(self.weighted_rewards) / self.num_generations
+        figures["effective_prompts"].append((1 - figures["frac_reward_zero_std"][-1]) * prompts)
+        if self.accelerator.is_main_process:
+            self.completions.append(self._completion_lines())
+        return scored
+
+    def _completion_lines(self) -> list[dict[str, Any]]:
+        """The generation just scored; TRL keeps that much in `_logs`. `step` is the one that will train on it."""
+        logs, bound = self._logs, self.args.num_completions_to_print
+        lines = zip(logs["prompt"], logs["completion"], logs["advantages"], strict=True)
+        return [
+            {
+                "step": self.state.global_step + 1,
+                "prompt": prompt,
+                "completion": completion,
+                "rewards": {name: values[i] for name, values in logs["rewards"].items()},
+                "advantage": advantage,
+            }
+            for i, (prompt, completion, advantage) in enumerate(lines)
+            if bound is None or i < bound
+        ]
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """TRL's buffer of one generation, cut into micro-batches of similar length instead of random ones."""
+        generate_every = self.args.steps_per_generation * self.num_iterations
+        if self._step % generate_every == 0 or self._buffered_inputs is None:
+            scored = self._generate_and_score_completions(generation_batch)
+            accumulated = min(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
+            self._buffered_inputs = micro_batches(scored, self.args.steps_per_generation, accumulated)
+            self._metrics["train"]["real_positions"].append(real_positions(self._buffered_inputs))
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add seconds per step by phase; `update` is what the others leave."""
+        steps = self.state.global_step - self.logged_step
+        if "loss" in logs and steps:
+            seconds = {phase: self.phase_seconds[phase] for phase in PHASES}
+            seconds["update"] = self.window.seconds() - sum(seconds.values())
+            logs |= {f"seconds/{phase}": round(value / steps, 4) for phase, value in seconds.items()}
+            self.start_phases()
+        super().log(logs, start_time)
+
+    def start_phases(self) -> None:
+        """Count phases from this step on."""
+        self.phase_seconds.clear()
+        self.logged_step = self.state.global_step
+
+    def answer_greedily(self, prompts: list[list[int]]) -> list[Sample]:
+        """One greedy completion per prompt with the current weights, in order; every process gets all of them."""
+        if self.use_vllm and self.vllm_mode == "server":
+            return self._server_answers_greedily(prompts)
+        decoding = Decoding(self.max_completion_length, 0.0, 1.0, 0, tuple(self.eos_token_ids))
+        return self.complete(prompts, decoding)
+
+    def _server_answers_greedily(self, prompts: list[list[int]]) -> list[Sample]:
+        self.sync_weights()
+        found = [None]
+        stop = self.args.generation_kwargs or {}
+        if self.accelerator.is_main_process:
+            with self.server_answers():
+                found[0] = self.vllm_generation.vllm_client.generate(
+                    prompts, temperature=0.0, max_tokens=self.max_completion_length, generation_kwargs=stop
+                )["completion_ids"]
+        broadcast_object_list(found, from_process=0)
+        texts = self.processing_class.batch_decode(found[0], skip_special_tokens=True)
+        return [
+            Sample(i, text, len(ids), "length" if self.is_truncated(ids, text) else "stop")
+            for i, (ids, text) in enumerate(zip(found[0], texts, strict=True))
+        ]

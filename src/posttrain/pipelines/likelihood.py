@@ -1,0 +1,56 @@
+"""Log-probability and entropy of sampled completions under the weights that wrote them, by one teacher-forced pass."""
+
+from dataclasses import replace
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.pipelines.rollouts import Candidate, Rollout
+
+POSITIONS = 256  # converted to float32 at once; all logits together would be the largest tensor of the pass
+
+
+def measure(
+    rollout: Rollout, prompt: list[int], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+    stop: tuple[str, ...] = (),
+) -> Rollout:  # fmt: skip
+    """The rollout with mean log-probability and entropy (nats per token at temperature 1) of every candidate.
+
+    A candidate that stopped counts with its end token, unless one of the texts in `stop` ended it. Completions are
+    tokenised from their text.
+    """
+    texts = [candidate.text for candidate in rollout.candidates]
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ends = [
+        [tokenizer.eos_token_id] * (candidate.finish_reason == "stop" and not candidate.text.endswith(stop))
+        for candidate in rollout.candidates
+    ]
+    measured = _means(prompt, [text + end for text, end in zip(ids, ends, strict=True)], model, tokenizer.pad_token_id)
+    candidates: list[Candidate] = [
+        replace(candidate, logprob=round(logprob, 4), entropy=round(entropy, 4))
+        for candidate, (logprob, entropy) in zip(rollout.candidates, measured, strict=True)
+    ]
+    return replace(rollout, candidates=candidates)
+
+
+@torch.inference_mode()
+def _means(
+    prompt: list[int], completions: list[list[int]], model: PreTrainedModel, pad: int
+) -> list[tuple[float, float]]:
+    width = max(map(len, completions))
+    rows = [prompt + completion + [pad] * (width - len(completion)) for completion in completions]
+    ids = torch.tensor(rows, device=model.device)
+    lengths = torch.tensor([len(completion) for completion in completions])
+    valid = torch.arange(width)[None] < lengths[:, None]
+    mask = torch.cat([torch.ones(len(rows), len(prompt), dtype=torch.bool), valid], dim=1).to(model.device)
+    logits = model(input_ids=ids, attention_mask=mask.long(), use_cache=False, logits_to_keep=width + 1).logits[:, :-1]
+    targets = ids[:, len(prompt) :]
+    logprobs, entropies = torch.zeros(valid.shape), torch.zeros(valid.shape)
+    for start in range(0, width, max(1, POSITIONS // len(rows))):
+        piece = slice(start, start + max(1, POSITIONS // len(rows)))
+        log_p = logits[:, piece].float().log_softmax(-1)
+        logprobs[:, piece] = log_p.gather(-1, targets[:, piece, None])[..., 0].cpu()
+        entropies[:, piece] = -(log_p.exp() * log_p).sum(-1).cpu()
+    counts = lengths.clamp(min=1)
+    means = [((values * valid).sum(1) / counts).tolist() for values in (logprobs, entropies)]
+    return list(zip(*means, strict=True))

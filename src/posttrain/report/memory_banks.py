@@ -1,0 +1,65 @@
+"""What an evaluation with several knowledge banks shows, as a figure of the report."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from posttrain.errors import PosttrainError
+from posttrain.report.html_page import COLOURS, Drawing, distinct_labels, draw
+
+FILE = "banks.json"
+JUDGEMENTS = ("startswith", "letter", "likelihood")
+
+
+@dataclass(frozen=True)
+class BankEvaluation:
+    """One run of src/memory_eval.py: its summary by bank, and the figure of them."""
+
+    label: str
+    banks: dict[str, dict[str, Any]]
+    usage: dict[str, dict[str, Any]]
+    drawing: Drawing
+
+
+def read_bank_evaluations(out: Path, directories: Sequence[Path]) -> list[BankEvaluation]:
+    """Evaluations in the order given, their figures written into `out`; raises where one has no banks.json."""
+    found = []
+    for number, directory in enumerate(directories, start=1):
+        path = directory / FILE
+        try:
+            value = json.loads(path.read_text())
+            banks, usage = value["banks"], value["usage"]
+        except (OSError, ValueError, KeyError) as error:
+            raise PosttrainError(f"{path}: not the result of src/memory_eval.py ({error})") from error
+        label = distinct_labels(directories)[number - 1]
+        found.append(BankEvaluation(label, banks, usage, draw_banks(out, f"banks_{number}", path, banks)))
+    return found
+
+
+def draw_banks(out: Path, name: str, source: Path, banks: dict[str, dict[str, Any]]) -> Drawing:
+    """Accuracy by each judgement and the hit rate of each layer, one line a bank."""
+
+    def paint(axes: Sequence[Axes]) -> None:
+        series: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        for place, bank in enumerate(banks.values()):
+            rates = {key: bank[key] for key in JUDGEMENTS if bank[key]}
+            rates |= {f"hits of layer {layer}": rate for layer, rate in bank["hit_rate"].items()}
+            for key, rate in rates.items():
+                series.setdefault(key, []).append((place, rate))
+        for number, (key, points) in enumerate(series.items()):
+            colour, offset = COLOURS[number % len(COLOURS)], 0.7 * (number + 0.5) / len(series) - 0.35
+            for place, rate in points:
+                axes[0].plot([100 * rate["low"], 100 * rate["high"]], [place + offset] * 2, color=colour)
+            x, y = [100 * rate["value"] for _, rate in points], [place + offset for place, _ in points]
+            axes[0].plot(x, y, "o", color=colour, label=key)
+        axes[0].set(xlabel="share in %, 95 % interval", xlim=(-1, 101), yticks=range(len(banks)))
+        axes[0].set_yticklabels([bank.replace("_", " ") for bank in banks])
+        axes[0].invert_yaxis()
+        axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=len(series))
+
+    caption = "The same questions with each bank. Under “edited” what the bank states is right, elsewhere the truth."
+    return draw(out, name, caption, [source], paint, (8, 1.2 + 0.7 * len(banks)))

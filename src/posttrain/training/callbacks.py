@@ -1,0 +1,139 @@
+"""What a run writes while it trains: metrics.jsonl, sample generations, and trackers that never crash it."""
+
+import json
+import logging
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from transformers import TrainerCallback
+from trl.models import unwrap_model_for_generation
+
+from posttrain import atomic
+from posttrain.data.prompts import render_prompt
+from posttrain.lineage import METRICS_FILE
+
+GENERATIONS_FILE = "generations.jsonl"
+NOT_METRICS = ("num_input_tokens_seen", "train_tokens_per_second")  # ours: tokens_seen, tokens_per_second
+MAX_SAMPLE_TOKENS = 256
+logger = logging.getLogger(__name__)
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop lines of steps after `step`, and a half-written last line: the resumed run writes them again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().split("\n"):  # not splitlines, which also splits at U+2028
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:  # the line that a kill cut off
+            break
+    atomic.write_bytes(path, "".join(kept).encode())
+
+
+class ContinuedFile(TrainerCallback):
+    """A file of JSON objects by `step`, continuous over interruptions; the main process writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            forget_after(self.path, state.global_step)
+
+    def append(self, lines: list[dict[str, Any]]) -> None:
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+class MetricsFile(ContinuedFile):
+    """One JSON object per logged step in `metrics.jsonl`."""
+
+    def __init__(self, output_dir: Path, trainer_window: Any) -> None:
+        super().__init__(output_dir / METRICS_FILE)
+        self.window = trainer_window
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self.window.open()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Log wherever a checkpoint is saved: the logged loss is a mean since the last log, which a checkpoint in the
+        middle would lose.
+        """
+        control.should_log |= control.should_save
+
+    on_epoch_end = on_step_end
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        if state.is_world_process_zero and ("loss" in logs or any(name.startswith("eval_") for name in logs)):
+            figures = {k: v for k, v in logs.items() if k not in NOT_METRICS}
+            self.append([{"step": state.global_step, **figures}])
+
+
+class SampleGenerations(ContinuedFile):
+    """Greedy answers to a few validation prompts at every evaluation, for a person to read."""
+
+    def __init__(self, trainer: Any, output_dir: Path, rows: list[dict[str, Any]], prompt: str) -> None:
+        super().__init__(output_dir / GENERATIONS_FILE)
+        self.trainer, self.rows = trainer, rows
+        self.prompts = [render_prompt(prompt, row["prompt"], trainer.processing_class) for row in rows]
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        tokenizer = self.trainer.processing_class
+        batch = tokenizer(
+            self.prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+        ).to(self.trainer.accelerator.device)
+        # Inside Trainer.evaluate, whose time does not count as training already.
+        with unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator) as model:
+            training = model.training
+            model.eval()
+            ids = model.generate(
+                **batch, max_new_tokens=MAX_SAMPLE_TOKENS, do_sample=False, repetition_penalty=1.0,
+                pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
+            model.train(training)
+        if state.is_world_process_zero:
+            texts = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+            asked = {"step": state.global_step}
+            self.append(
+                [
+                    {**asked, "id": row["id"], "question": row["prompt"][-1]["content"], "completion": text}
+                    for row, text in zip(self.rows, texts, strict=True)
+                ]
+            )
+
+
+def prepare_trackers(report_to: list[str], output_dir: Path) -> None:
+    """Keep trackers' files in the run, and let wandb and SwanLab work offline where nobody is logged in."""
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "tensorboard"))
+    os.environ.setdefault("WANDB_DIR", str(output_dir))
+    os.environ.setdefault("SWANLAB_LOG_DIR", str(output_dir / "swanlab"))
+    os.environ.setdefault("TRACKIO_DIR", str(output_dir / "trackio"))  # local unless the recipe names a space
+    if "wandb" in report_to and "WANDB_MODE" not in os.environ and not wandb_login():
+        os.environ["WANDB_MODE"] = "offline"
+        logger.warning("wandb: not logged in, writing to %s/wandb offline; `wandb sync` uploads it later", output_dir)
+    if "swanlab" in report_to and "SWANLAB_MODE" not in os.environ and not swanlab_login():
+        os.environ["SWANLAB_MODE"] = "offline"
+        logger.warning("swanlab: not logged in, writing to %s/swanlab; `swanlab sync` uploads it later", output_dir)
+
+
+def wandb_login() -> bool:
+    """Whether a wandb key lies in the environment or in ~/.netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def swanlab_login() -> bool:
+    """Whether a SwanLab key lies in the environment or where `swanlab login` puts it."""
+    root = Path(os.environ.get("SWANLAB_ROOT") or os.environ.get("SWANLAB_SAVE_DIR") or Path.home() / ".swanlab")
+    return bool(os.environ.get("SWANLAB_API_KEY")) or (root / ".netrc").is_file()

@@ -1,0 +1,81 @@
+"""A dataset is what its manifest says, or it is refused."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from posttrain.data.manifest import ManifestError, Source, check_dataset, write_dataset
+from posttrain.data.rows import by_content, chat_row, read_parquet, row_id, text_row
+
+SOURCE = Source(id="test", licence="CC0")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    rows = {"train": [chat_row(f"q{i}", f"s{i}", str(i), "test") for i in range(5)]}
+    write_dataset(tmp_path / "d", rows, SOURCE, seed=0, dropped={"too_long": 2}, tokenizer=None)
+    return tmp_path / "d"
+
+
+def test_what_is_written_is_accepted_and_counted(dataset):
+    manifest = check_dataset(dataset)
+    assert manifest["counts"] == {"read": 7, "dropped": {"too_long": 2}, "kept": {"train": 5}}
+    assert [row["answer"] for row in read_parquet(dataset / "train.parquet")] == ["0", "1", "2", "3", "4"]
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    rows = {"train": [text_row("a b c", "test")]}
+    first, second = (
+        write_dataset(tmp_path / name, rows, SOURCE, 0, {}, None)["files"]["train.parquet"] for name in ("a", "b")
+    )
+    assert first == second
+
+
+def test_a_missing_directory_manifest_or_file(dataset, tmp_path):
+    with pytest.raises(ManifestError, match="no such directory"):
+        check_dataset(tmp_path / "nowhere")
+    (dataset / "train.parquet").rename(dataset / "other.parquet")
+    with pytest.raises(ManifestError, match=r"train.parquet: missing"):
+        check_dataset(dataset)
+    (dataset / "manifest.json").unlink()
+    with pytest.raises(ManifestError, match="missing; the dataset is unfinished"):
+        check_dataset(dataset)
+
+
+def test_a_changed_file(dataset):
+    with (dataset / "train.parquet").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ManifestError, match="changed after it was prepared"):
+        check_dataset(dataset)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 3}', "\x00"])
+def test_a_manifest_that_is_none(dataset, text):
+    (dataset / "manifest.json").write_text(text)
+    with pytest.raises(ManifestError):
+        check_dataset(dataset)
+
+
+def test_an_empty_split_leaves_what_was_there(dataset):
+    with pytest.raises(ManifestError, match="split validation would have no rows"):
+        write_dataset(dataset, {"validation": []}, SOURCE, 0, {"no_gold": 3}, None)
+    check_dataset(dataset)
+
+
+def test_a_wrong_number_of_rows(dataset):
+    path = dataset / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["train.parquet"]["rows"] = 4
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ManifestError, match="5 rows but"):
+        check_dataset(dataset)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.text(min_size=1), min_size=1, unique=True), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_a_subset_does_not_depend_on_the_order_of_the_file(texts, n, random):
+    rows = [{"id": row_id(text)} for text in texts]
+    shuffled = random.sample(rows, len(rows))
+    assert by_content(rows, n) == by_content(shuffled, n)

@@ -1,0 +1,80 @@
+"""Prompts are exact, have the hash that is recorded, and say what a completion in their format looks like."""
+
+import ast
+import hashlib
+
+import pytest
+import yaml
+
+from posttrain.data.prompts import DIRECTORY, declared_prompt, prompt_file, render_prompt
+from posttrain.errors import PosttrainError
+from posttrain.grading.formats import in_form, in_published_form
+from posttrain.recipe.sampling_options import EvalOptions
+
+NAMES = yaml.safe_load((DIRECTORY / "prompts.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"chat"}))
+def test_the_file_has_the_recorded_hash(name):
+    assert hashlib.sha256((DIRECTORY / f"{name}.txt").read_bytes()).hexdigest() == declared_prompt(name).sha256
+    assert prompt_file(name).count("{question}") == 1
+
+
+def test_every_prompt_is_declared_and_can_be_chosen():
+    choices = EvalOptions.__dataclass_fields__["prompt"].metadata["choices"]
+    assert set(choices) - {"trained", "benchmark"} == set(NAMES) == {p.stem for p in DIRECTORY.glob("*.txt")} | {"chat"}
+    assert ast.literal_eval(repr(choices)) == choices
+
+
+def test_the_chat_prompts_are_those_of_qwen():
+    question = [{"role": "user", "content": "1+1?"}]
+    assert render_prompt("qwen_math_cot", question, None) == (
+        "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+        "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert render_prompt("qwen_boxed", question, None) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n1+1?\nPlease reason step by "
+        "step, and put your final answer within \\boxed{}.<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_a_prompt_with_one_place_refuses_more_messages():
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}]
+    with pytest.raises(PosttrainError, match=r"r1_zero: has a place for one message, this row has 2 \(system, user\)"):
+        render_prompt("r1_zero", messages, None)
+
+
+def test_r1_zero_ends_at_its_closing_tag():
+    assert declared_prompt("r1_zero").stop == ("</answer>",)
+    assert declared_prompt("chat").stop == ()
+
+
+@pytest.mark.parametrize(
+    ("completion", "published", "clean"),
+    [
+        ("x </think> <answer>7</answer>", True, True),
+        ("x </think>\n<answer>7</answer>", False, True),
+        ("x </think><answer>7</answer>", False, True),
+        ("x </think> <answer>7", False, False),
+        ("x </think> <answer>7</answer> so", True, False),
+        ("x </think> <answer>The answer is 7</answer>", True, True),
+        ("</think> <answer>7</answer>", True, True),
+        ("x <answer>7</answer>", False, False),
+    ],
+)
+def test_the_format_of_r1_zero(completion, published, clean):
+    assert in_published_form("tags", completion) is published
+    assert in_form("tags", completion) is clean
+
+
+@pytest.mark.parametrize(
+    ("form", "good", "bad"),
+    [
+        ("box", r"so \boxed{7}", r"so \boxed{7"),
+        ("hashes", "so\n#### 7\n", "so #### 7"),
+        ("sentence", "The final answer is $7$. I hope it is correct.", "The final answer is 7."),
+    ],
+)
+def test_other_formats(form, good, bad):
+    assert in_form(form, good)
+    assert not in_form(form, bad)

@@ -1,0 +1,169 @@
+"""Rejection SFT: the guide's flags, and its walk-through on the tiny world."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import REPOSITORY, launch, run_script, script_environment
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from posttrain.errors import PosttrainError
+from posttrain.generation.sample import Sample
+from posttrain.pipelines import likelihood, sampling_stage
+from posttrain.pipelines.expert_iteration import Rounds
+from posttrain.pipelines.rejection_sft import reset, translate
+from posttrain.pipelines.rollouts import Candidate, Question, Rollout
+from posttrain.pipelines.sampling_stage import SamplingStage
+from posttrain.recipe.reader import read_recipe
+from posttrain.recipe.sampling_options import RoundOptions, SampleOptions
+
+KIND = "expert_iteration"
+
+
+def test_the_guides_flags_become_fields():
+    argv, switches = translate(["r.yaml", "--max-samples", "5", "--eval-size=7", "--checkpoint", "--lora_r", "2"])
+    assert argv == ["r.yaml", "--num_questions", "5", "--limit=7", "--lora_r", "2"]
+    assert switches == {"--checkpoint"}
+
+
+@pytest.mark.parametrize(
+    ("record", "kept"),
+    [({"identity": {"limit": 5}}, ["round_0"]), ({"identity": {"limit": 9}}, []), (None, [])],
+    ids=["the same settings", "other settings", "a reset that was killed"],
+)
+def test_a_reset_removes_the_samples_and_what_other_settings_left(record, kept, tmp_path):
+    recipe = read_recipe(
+        [f"{REPOSITORY}/recipes/qwen2_0.5b_gsm8k_rejection_lora.yaml", "--output_dir", str(tmp_path)], KIND
+    )
+    rounds = Rounds(recipe, recipe.build(RoundOptions), recipe.build(SampleOptions), "accelerate_configs/cpu.yaml")
+    (tmp_path / "round_0").mkdir()
+    if record:
+        (tmp_path / "round_1").mkdir()
+        (tmp_path / "run.json").write_text(json.dumps(record))
+    reset(rounds, {"limit": 5})
+    assert (tmp_path / "round_0").is_dir(), "without a buffer the directory is another script's"
+    (tmp_path / "rejection_buffer.jsonl").touch()
+    reset(rounds, {"limit": 5})
+    assert [path.name for path in tmp_path.iterdir()] == kept
+
+
+class SmallMemory:
+    """Stands for a model on a GPU that holds so many completions: fails after the first sample of a larger batch."""
+
+    def __init__(self, batch_size: int, holds: int) -> None:
+        self.batch_size, self.holds, self.backend = batch_size, holds, {}
+
+    def sample(self, prompts, decoding, done):
+        for index in range(len(prompts)):
+            if index not in done:
+                yield Sample(index, f"{self.batch_size}", 1, "stop")
+                if self.batch_size > self.holds:
+                    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+def test_out_of_memory_goes_on_with_half_the_batch_and_gives_advice(monkeypatch, capsys):
+    monkeypatch.setattr(sampling_stage, "HfSampler", lambda model, tokenizer, size: SmallMemory(size, 2))
+    stage = SamplingStage(None, None, SmallMemory(8, 2), None, [], [], 1, {})
+    samples = list(stage._samples([[1]] * 6, set()))
+    assert [(s.index, s.text) for s in samples] == [(0, "8"), (1, "4"), (2, "2"), (3, "2"), (4, "2"), (5, "2")]
+    assert capsys.readouterr().out.count("going on with half; shorten --max_new_tokens, or ask less at once") == 2
+    monkeypatch.setattr(sampling_stage, "HfSampler", lambda model, tokenizer, size: SmallMemory(size, 0))
+    with pytest.raises(PosttrainError, match="at one completion at once"):
+        list(stage._samples([[1]] * 6, set()))
+
+
+@pytest.mark.parametrize(("prompt", "stop"), [("r1_zero", ("</answer>",)), ("chat", ())])
+def test_candidates_end_where_their_prompt_says(prompt, stop):
+    options = SampleOptions(
+        trainer="sample", model_name_or_path=str(REPOSITORY / "assets/tiny_base"), dataset_name="x", output_dir="x",
+        prompt=prompt, max_new_tokens=8, num_candidates=1, seed=0,
+    )  # fmt: skip
+    stage = sampling_stage.prepare(options, [Question("q", [{"role": "user", "content": "1+1?"}], "2")], {"files": {}})
+    assert stage.decoding.stop == stop
+    assert stage.settings["decoding"]["stop"] == list(stop)
+
+
+def test_an_end_token_that_was_not_sampled_is_not_measured():
+    model = AutoModelForCausalLM.from_pretrained(REPOSITORY / "assets/tiny_base")
+    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "assets/tiny_base")
+    candidates = [Candidate("7</answer>", 3, finish, "7", "correct") for finish in ("stop", "length")]
+    rollout, prompt = Rollout("q", [], "7", candidates), tokenizer("1+6?")["input_ids"]
+    stopped, cut = likelihood.measure(rollout, prompt, model, tokenizer, ("</answer>",)).candidates
+    assert stopped.logprob == cut.logprob
+    ended, _ = likelihood.measure(rollout, prompt, model, tokenizer).candidates
+    assert ended.logprob != cut.logprob
+
+
+@pytest.mark.slow
+def test_real_questions_that_nobody_solves_are_counted_right(tmp_path, shared_data, early_sft):
+    """The tiny model on GSM8K: every answer is wrong, so nothing is trained on, and the command says so."""
+    local = [part for name in ("train", "test") for part in (f"--{name}", shared_data / f"gsm8k/{name}.jsonl")]
+    assert run_script("data_prep/gsm8k.py", *local, "--out", tmp_path / "gsm8k").returncode == 0
+    command = [
+        "src/rejection_sft.py", "recipes/qwen2_0.5b_gsm8k_rejection_lora.yaml", "--max-samples", 5,
+        "--num-candidates", 2, "--epochs", 1, "--eval-size", 5, "--output-dir", tmp_path / "out",
+        "--model_name_or_path", early_sft, "--dataset_name", tmp_path / "gsm8k", "--data_dir", tmp_path,
+        "--max_new_tokens", 64, "--max_length", 512,
+    ]  # fmt: skip
+    done = run_script(*command)
+    assert done.returncode == 2 and "nothing was accepted, so there is nothing to train on" in done.stderr
+    assert "Traceback" not in done.stderr
+    entries = [json.loads(line) for line in (tmp_path / "out/rejection_buffer.jsonl").read_text().splitlines()]
+    assert len(entries) == 5 and not any(entry["trained"] or entry["is_correct"] for entry in entries)
+    gone = run_script(*command[:-4], "--server", "http://127.0.0.1:9", "--output_dir", tmp_path / "other")
+    assert gone.returncode == 2
+    assert "http://127.0.0.1:9: no vLLM server" in gone.stderr and "make serve MODEL=" in gone.stderr
+
+
+@pytest.mark.slow
+def test_the_walk_through(tmp_path):
+    data, early, out = tmp_path / "data", tmp_path / "early", tmp_path / "out"
+    assert run_script("data_prep/tiny_math.py", "--out", data).returncode == 0
+    done = launch(
+        "accelerate_configs/cpu.yaml", "src/sft.py", "recipes/tiny_sft.yaml", "--dataset_name", data / "tiny_math",
+        "--output_dir", early, "--eval_strategy", "no", "--sample_generations", 0,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    command = [
+        "src/rejection_sft.py", "recipes/qwen2_0.5b_gsm8k_rejection_lora.yaml", "--max-samples", 8,
+        "--num-candidates", 2, "--epochs", 1, "--eval-size", 10, "--checkpoint", "--output-dir", out,
+        "--model_name_or_path", early / "final",
+        "--dataset_name", data / "tiny_math", "--data_dir", data, "--benchmarks", "tiny_1step",
+        "--max_new_tokens", 72, "--max_length", 256, "--temperature", 0.5,
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], cwd=REPOSITORY, env=script_environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    seen = set()  # lines of the buffer while the command runs
+    while process.poll() is None:
+        if (out / "rejection_buffer.jsonl").exists():
+            seen.add((out / "rejection_buffer.jsonl").read_text().count("\n"))
+        time.sleep(0.001)
+    assert process.returncode == 0, process.stderr.read()[-3000:]
+    assert len(seen) > 2, "the buffer must grow question by question"
+    text = (out / "rejection_sft.stdout").read_text()
+    phases = ("Creating Training Run", "Populating Rejection Buffer", "Rejection SFT Training Loop", "Final Evaluation")
+    places = [text.index(f"=== Phase {number}: {name} ===") for number, name in enumerate(phases, 1)]
+    assert places == sorted(places)
+    assert len(re.findall("Epoch.*accuracy", text)) == 1 and re.search(r"Accuracy: \d+\.\d\d%", text)
+    entries = [json.loads(line) for line in (out / "rejection_buffer.jsonl").read_text().splitlines()]
+    assert len(entries) == 8 and all(len(entry["candidates"]) == 2 for entry in entries)
+    assert all(entry["trained"] == entry["is_correct"] == (entry["num_accepted"] > 0) for entry in entries)
+    results = json.loads((out / "rejection_sft_results.json").read_text())
+    assert results["run_id"] and results["evaluation_metrics"]["total_examples"] == 10 and results["buffer_size"] == 8
+    (kept,) = out.glob("checkpoints/*/rejection_sft_epoch_1")
+    assert (kept / "adapter_model.safetensors").is_file() and (kept / "optimizer.pt").is_file()
+    alone = run_script(
+        "src/eval.py", "recipes/tiny_eval.yaml", "--model", kept, "--data_dir", data, "--benchmarks", "tiny_1step",
+        "--limit", 10, "--prompt", "chat", "--max_new_tokens", 72, "--output_dir", tmp_path / "alone",
+    )  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    metrics = json.loads((tmp_path / "alone/tiny_1step/metrics.json").read_text())
+    assert metrics["accuracy"]["value"] == results["evaluation_metrics"]["accuracy"]
+    done = run_script("data_prep/rejection.py", "--audit", out / "round_1/data")
+    assert done.returncode == 0, done.stderr

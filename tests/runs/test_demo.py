@@ -1,0 +1,93 @@
+"""`make demo`, run as the README says, and its figures read from the very files it writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from posttrain.evaluation.comparison import compare, mcnemar
+
+pytestmark = pytest.mark.slow
+IN_RANGE = ("tiny_1step", "tiny_2step", "tiny_3step", "tiny_4step")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("demo")
+    command = ["make", "demo", f"DEMO={out}"]
+    environment = {key: value for key, value in os.environ.items() if key != "POSTTRAIN_ACCELERATE_CONFIG"}
+    if not (REPOSITORY / ".venv/.installed").exists():  # the tests run in another environment, which is complete
+        command += [f"BIN={Path(sys.executable).parent}", "-o", "install"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)
+    return out
+
+
+def metrics(demo: Path, model: str, benchmark: str) -> dict:
+    return json.loads((demo / "evals" / model / benchmark / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("benchmark", [*IN_RANGE, "tiny_large"])
+def test_the_base_model_does_not_know_the_format(demo, benchmark):
+    before = metrics(demo, "tiny_base", benchmark)
+    assert before["accuracy"]["value"] < 0.05
+    assert before["format_rate"] < 0.05
+    assert before["truncation_rate"] > 0.95
+
+
+@pytest.mark.parametrize("benchmark", IN_RANGE)
+def test_fine_tuning_teaches_it(demo, benchmark):
+    before, after = metrics(demo, "tiny_base", benchmark), metrics(demo, "tiny_sft", benchmark)
+    assert after["accuracy"]["value"] > 0.60
+    assert after["accuracy"]["low"] > before["accuracy"]["high"]
+    assert after["format_rate"] > 0.95
+    assert after["truncation_rate"] < 0.05
+
+
+def test_grpo_raises_accuracy_from_verified_answers_alone(demo):
+    """At least ten points over all held-out questions in range, and McNemar's p below 0.01."""
+    pairs = [compare(demo / "evals/tiny_sft_early" / name, demo / "evals/tiny_grpo" / name) for name in IN_RANGE]
+    assert sum(c.difference for c in pairs) / len(pairs) > 0.10
+    assert mcnemar(sum(len(c.worse) for c in pairs), sum(len(c.better) for c in pairs))[0] < 0.01
+    steps = [json.loads(line) for line in (demo / "outputs/tiny_grpo/metrics.jsonl").read_text().splitlines()]
+    rewards = [step["reward"] for step in steps]
+    assert sum(rewards[-10:]) > 1.5 * sum(rewards[:10])
+
+
+def test_every_result_walks_back_to_its_run_and_data(demo):
+    run = json.loads((demo / "outputs/tiny_sft/run.json").read_text())
+    data = json.loads((demo / "data/tiny_math/manifest.json").read_text())
+    after = metrics(demo, "tiny_sft", "tiny_1step")
+    assert after["checkpoint"]["run_id"] == run["run_id"]
+    assert after["data_sha256"] == data["files"]["test_1step.parquet"]["sha256"]
+    assert after["prompt"]["name"] == run["prompt"] == "chat"
+    samples = (demo / "evals/tiny_sft/tiny_1step/samples.jsonl").read_text().splitlines()
+    assert len(samples) == after["n"] == sum(after["counts"].values()) == data["counts"]["kept"]["test_1step"]
+
+
+def test_a_round_of_expert_iteration_improves_a_model_stopped_early(demo):
+    before, after = json.loads((demo / "outputs/tiny_ei/rounds.json").read_text())
+    assert after["evaluation"]["all"]["low"] > before["evaluation"]["all"]["value"]
+    assert 0 < after["accepted"] < after["candidates"]
+    assert "<svg" in (demo / "outputs/tiny_ei/rounds.svg").read_text()
+
+
+def test_it_ends_in_a_page(demo):
+    assert "tiny_4step" in (demo / "reports/tiny/table.txt").read_text()
+    assert (demo / "reports/tiny/accuracy.png").stat().st_size > 10_000
+    page = (demo / "reports/tiny/index.html").read_text()
+    assert "training_1.svg" in page and "over_steps.svg" in page and "Their texts are missing" not in page
+
+
+def test_the_committed_base_has_its_lineage_and_is_small():
+    directory = REPOSITORY / "assets/tiny_base"
+    lineage = json.loads((directory / "lineage.json").read_text())
+    assert lineage["recipe"]["path"] == "recipes/tiny_base.yaml"
+    assert lineage["recipe"]["text"] == (REPOSITORY / "recipes/tiny_base.yaml").read_text()
+    assert lineage["code"]["dirty"] is False
+    assert sum(path.stat().st_size for path in directory.iterdir()) <= 4_000_000

@@ -1,0 +1,178 @@
+"""Rounds of expert iteration end to end on the tiny world, from an early-stopped fine-tuning, with kills."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, launch, run_script, script_environment
+
+from posttrain.data.rows import read_parquet
+from posttrain.evaluation.comparison import compare, mcnemar
+from posttrain.pipelines import likelihood
+from posttrain.pipelines.rollouts import Candidate, Rollout, read_rollouts
+
+pytestmark = pytest.mark.slow
+CPU = "accelerate_configs/cpu.yaml"
+BENCHMARKS = ("tiny_1step", "tiny_2step", "tiny_3step", "tiny_4step")
+SHORT = ("--num_rounds", 2, "--limit", 60)
+KILLS = int(os.environ.get("POSTTRAIN_KILLS", "0"))  # of a whole run; its minutes are not spent by default
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """The tiny world's data, and an undertrained model."""
+    out = tmp_path_factory.mktemp("rounds")
+    assert run_script("data_prep/tiny_math.py", "--out", out / "data").returncode == 0
+    done = launch(
+        CPU, "src/sft.py", "recipes/tiny_sft.yaml", "--dataset_name", out / "data/tiny_math", "--output_dir",
+        out / "early", "--learning_rate", 7e-4, "--eval_strategy", "no", "--sample_generations", 0,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def arguments(world: Path, output_dir: Path, *more: object) -> list[str]:
+    named = {
+        "model_name_or_path": world / "early/final", "dataset_name": world / "data/tiny_math",
+        "data_dir": world / "data", "output_dir": output_dir,
+    }  # fmt: skip
+    flags = [part for key, value in named.items() for part in (f"--{key}", str(value))]
+    return ["src/expert_iteration.py", "recipes/tiny_ei.yaml", *flags, *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def finished(world) -> Path:
+    """Two rounds; three are in LOG.md."""
+    done = run_script(*arguments(world, world / "run", *SHORT))
+    assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)
+    return world / "run"
+
+
+def test_rounds_raise_accuracy_on_held_out_questions(finished):
+    records = json.loads((finished / "rounds.json").read_text())
+    first, last = (record["evaluation"]["all"]["value"] for record in (records[0], records[-1]))
+    pairs = [compare(finished / "round_0/evals" / name, finished / "round_2/evals" / name) for name in BENCHMARKS]
+    p, _ = mcnemar(sum(len(c.worse) for c in pairs), sum(len(c.better) for c in pairs))
+    assert last - first >= 0.10
+    assert p < 0.01
+    assert records[1]["new_solutions"] > 0 and records[1]["entropy"] > 0 and records[1]["tokens_trained"] > 0
+
+
+def test_every_trained_row_is_a_verified_sample_of_that_round(finished):
+    for number in (1, 2):
+        directory = finished / f"round_{number}"
+        verified = {
+            (rollout.prompt[-1]["content"], candidate.text)
+            for rollout in read_rollouts(directory / "rollouts")
+            for candidate in rollout.candidates
+            if candidate.verdict == "correct"
+        }
+        rows = read_parquet(directory / "data/train.parquet")
+        assert {(row["prompt"][-1]["content"], row["completion"][-1]["content"]) for row in rows} <= verified
+        assert run_script("data_prep/rejection.py", "--audit", directory / "data").returncode == 0
+
+
+def test_every_round_trains_on_from_the_one_before_and_the_last_has_the_runs_name(finished):
+    runs = [json.loads((finished / f"round_{n}/sft/run.json").read_text()) for n in (1, 2)]
+    assert runs[1]["inputs"]["model"]["parent_run"] == runs[0]["run_id"]
+    assert (finished / "final").resolve() == (finished / "round_2/sft/final").resolve()
+    assert (finished / "rounds.svg").stat().st_size > 5000
+
+
+def test_a_finished_run_starts_no_stage_again(finished, world):
+    before = (finished / "rounds.json").read_bytes()
+    done = run_script(*arguments(world, finished, *SHORT))
+    assert done.returncode == 0 and "$ " not in done.stdout
+    assert (finished / "rounds.json").read_bytes() == before
+
+
+def test_a_run_of_other_settings_is_refused(finished, world):
+    done = run_script(*arguments(world, finished, *SHORT, "--temperature", 0.9))
+    assert done.returncode == 2 and "differs in temperature" in done.stderr
+
+
+def test_sampling_that_is_killed_ends_with_the_same_bytes(finished, tmp_path):
+    command = [sys.executable, "src/sample.py", str(finished / "round_1/sample.yaml"), "--output_dir", str(tmp_path)]
+    partial, lines = tmp_path / "rollouts.partial.jsonl", []
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=script_environment(), stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(lines) < 20:
+        lines = partial.read_bytes().splitlines() if partial.exists() else []
+    process.kill()
+    process.wait()
+    assert lines and not (tmp_path / "metrics.json").exists()
+    done = run_script(*command[1:])
+    assert done.returncode == 0, done.stderr
+    for name in ("rollouts.jsonl", "metrics.json"):
+        assert (tmp_path / name).read_bytes() == (finished / "round_1/rollouts" / name).read_bytes()
+
+
+def test_log_probability_and_entropy_are_those_of_each_completion_alone():
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(REPOSITORY / "assets/tiny_base")
+    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "assets/tiny_base")
+    prompt = tokenizer("Ana has 3 coins.")["input_ids"]
+    texts = {"stop": "3+4=7. The answer is 7.", "length": "3"}
+    sampled = [Candidate(text, 1, finish, None, "wrong") for finish, text in texts.items()]
+    measured = likelihood.measure(Rollout("q", [], "7", sampled), prompt, model, tokenizer)
+    for candidate in measured.candidates:
+        ids = tokenizer(candidate.text)["input_ids"] + [tokenizer.eos_token_id] * (candidate.finish_reason == "stop")
+        with torch.no_grad():
+            log_p = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        assert candidate.logprob == pytest.approx(log_p[range(len(ids)), ids].mean().item(), abs=2e-4)
+        assert candidate.entropy == pytest.approx(-(log_p.exp() * log_p).sum(-1).mean().item(), abs=2e-4)
+
+
+def test_a_round_with_nothing_accepted_is_skipped_and_says_why(world, tmp_path):
+    small = (
+        "--num_rounds",
+        1,
+        "--num_questions",
+        10,
+        "--max_new_tokens",
+        4,
+        "--benchmarks",
+        "tiny_1step",
+        "--limit",
+        5,
+    )
+    done = run_script(*arguments(world, tmp_path / "run", *small))
+    assert done.returncode == 0, done.stderr
+    assert "round 1 is skipped" in done.stderr and "cut off before an answer" in done.stderr
+    (before, after) = json.loads((tmp_path / "run/rounds.json").read_text())
+    assert after["evaluation"] == before["evaluation"] and after["accepted"] == 0
+
+
+@pytest.mark.skipif(not KILLS, reason="POSTTRAIN_KILLS=10 kills a whole run that often; minutes")
+def test_a_run_that_is_killed_again_and_again_ends_as_one_never_killed(world, tmp_path):
+    small = ("--num_questions", 120, "--num_candidates", 4, "--limit", 40, "--save_steps", 5)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run_script(*arguments(world, whole, *small)).returncode == 0
+    generator, command = random.Random(0), [sys.executable, *arguments(world, killed, *small)]
+    for _ in range(KILLS):
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=script_environment(), start_new_session=True)
+        try:
+            process.wait(timeout=generator.uniform(3, 30))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert run_script(*command[1:]).returncode == 0
+    for name in ("rounds.json", *(f"round_{n}/{path}" for n in (1, 2, 3) for path in WHOLE)):
+        theirs = json.loads((killed / name).read_text()) if name == "rounds.json" else (killed / name).read_bytes()
+        ours = json.loads((whole / name).read_text()) if name == "rounds.json" else (whole / name).read_bytes()
+        assert theirs == ours, name
+
+
+WHOLE = (
+    "rollouts/rollouts.jsonl",
+    "data/train.parquet",
+    "sft/final/model.safetensors",
+    "evals/tiny_1step/samples.jsonl",
+)
