@@ -1,4 +1,4 @@
-"""The rotary base that vLLM really uses under each override, as JSON; test_vllm_server.py runs it where vLLM is installed.
+"""The rotary base that vLLM uses under each override, as JSON; test_vllm_server.py runs it where vLLM is installed.
 
 argv: a model directory, and a JSON list of overrides; the string `callable` stands for one that sets all.
 """
