@@ -28,8 +28,7 @@ def main() -> None:
     from tqdm import tqdm
 
     from posttrain.data.prompts import declared_prompt, prompt_hash
-    from posttrain.evaluation import results, rope_policy
-    from posttrain.evaluation import settings as evaluation
+    from posttrain.evaluation import results, rope_policy, settings
     from posttrain.evaluation.published_graders import make_grader
     from posttrain.evaluation.samples import GradeAhead, grade_samples
     from posttrain.generation import open_sampler
@@ -43,7 +42,7 @@ def main() -> None:
     wanted = loading.choose_prompt(options.prompt, options.model, checkpoint.tokenizer)
     prompts = [benchmark.prompt if wanted == "benchmark" else wanted for benchmark in benchmarks]
     questions = [
-        evaluation.render_questions(benchmark, prompt, checkpoint, options.max_new_tokens)
+        settings.render_questions(benchmark, prompt, checkpoint, options.max_new_tokens)
         for benchmark, prompt in zip(benchmarks, prompts, strict=True)
     ]
     stops = loading.stop_ids(checkpoint)
@@ -59,12 +58,12 @@ def main() -> None:
                 options.max_new_tokens, options.temperature, options.top_p, options.seed, stops, asked.stop
             )
             named = {"name": prompt, "hash": prompt_hash(rendered[0]), "form": asked.form}
-            settings = evaluation.evaluation_settings(benchmark, described, named, decoding, options, sampler)
+            setting = settings.evaluation_settings(benchmark, described, named, decoding, options, sampler)
             lock(output_dir / benchmark.name)
-            result = results.Result(output_dir / benchmark.name, settings)
+            result = results.Result(output_dir / benchmark.name, setting)
             metrics = result.metrics()
             if metrics is None:
-                samples, repeated = result.sampled(), ids * settings["decoding"]["num_samples"]
+                samples, repeated = result.sampled(), ids * setting["decoding"]["num_samples"]
                 progress = tqdm(total=len(repeated), initial=len(samples), desc=benchmark.name)
                 with make_grader(options.grader, asked.form) as grader, GradeAhead(grader, benchmark.rows) as ahead:
                     for sample in sampler.sample(repeated, decoding, done={sample.index for sample in samples}):
