@@ -23,7 +23,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LIGHT = (
     "api", "data.benchmark_rows", "data.benchmarks", "data.manifest", "data.prompts", "data.records", "data.rows",
     "data.sources.gsm8k", "data.sources.omcq", "data.sources.tiny_world", "data.traces.filters",
-    "data.traces.inputs", "data.traces.selection", "data.traces.shapes", "errors", "evaluation.comparison",
+    "data.traces.inputs", "data.traces.selection", "data.traces.shapes", "digests", "errors", "evaluation.comparison",
     "evaluation.estimates", "evaluation.published_graders", "evaluation.results", "evaluation.samples",
     "evaluation.scoring", "generation.sample", "grading.formats", "grading.grader", "grading.pool", "hardware",
     "lineage", "memory.bank.questions", "memory.command_line", "methods.grpo.rewards", "models.source",
