@@ -33,7 +33,7 @@ def main() -> None:
     from posttrain.evaluation.samples import GradeAhead, grade_samples
     from posttrain.generation import open_sampler
     from posttrain.generation.sample import Decoding
-    from posttrain.lineage import lock
+    from posttrain.locks import lock
     from posttrain.models import loading
 
     # 2. Everything about the questions is known before weights are loaded, once for all benchmarks.

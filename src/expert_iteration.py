@@ -14,6 +14,7 @@ from posttrain import lineage
 from posttrain.data.benchmarks import load_benchmarks
 from posttrain.data.manifest import check_dataset
 from posttrain.errors import run_script
+from posttrain.locks import lock
 from posttrain.models.source import check_model
 from posttrain.pipelines import expert_iteration, round_summary
 from posttrain.recipe.reader import read_recipe
@@ -30,7 +31,7 @@ def main() -> None:
     run = expert_iteration.Rounds(recipe, options, sampling, expert_iteration.accelerate_config())
     identity = expert_iteration.run_identity(recipe, manifest)
     record = lineage.claim(run.output_dir, identity)
-    lineage.lock(run.output_dir)
+    lock(run.output_dir)
     record = record or lineage.start_record(
         run.output_dir, identity, {"recipe": {"path": recipe.path, "text": recipe.text}}
     )

@@ -15,6 +15,7 @@ from posttrain.data.benchmarks import load_benchmarks
 from posttrain.data.manifest import check_dataset, split_path
 from posttrain.data.rows import read_parquet
 from posttrain.errors import check_writable, run_script
+from posttrain.locks import lock
 from posttrain.models.source import check_model
 from posttrain.pipelines import expert_iteration, rejection_sft
 from posttrain.pipelines.rollouts import RolloutFile, draw_questions
@@ -36,7 +37,7 @@ def main() -> None:
     load_benchmarks(options.benchmarks, Path(options.data_dir), options.limit)
     identity = expert_iteration.run_identity(recipe, manifest)
     check_writable(run.output_dir)
-    lineage.lock(run.output_dir)  # before anything is removed
+    lock(run.output_dir)  # before anything is removed
     if "--reset-buffer" in switches:
         rejection_sft.reset(run, identity)
     record = lineage.claim(run.output_dir, identity)

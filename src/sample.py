@@ -29,7 +29,7 @@ def main() -> None:
 
     from tqdm import tqdm
 
-    from posttrain.lineage import lock
+    from posttrain.locks import lock
     from posttrain.pipelines import sampling_stage
 
     # 2. One question after another, each kept as soon as all its candidates are verified.

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from posttrain.errors import check_writable, run_script
-from posttrain.lineage import lock
+from posttrain.locks import lock
 from posttrain.pipelines.study.study import REPORT, check_finished, read_study, run_study
 from posttrain.pipelines.study.study_report import write_report
 

@@ -26,7 +26,7 @@ LIGHT = (
     "data.traces.inputs", "data.traces.selection", "data.traces.shapes", "digests", "errors", "evaluation.comparison",
     "evaluation.estimates", "evaluation.published_graders", "evaluation.results", "evaluation.samples",
     "evaluation.scoring", "generation.sample", "grading.formats", "grading.grader", "grading.pool", "hardware",
-    "lineage", "memory.bank.questions", "memory.command_line", "methods.grpo.rewards", "models.source",
+    "lineage", "locks", "memory.bank.questions", "memory.command_line", "methods.grpo.rewards", "models.source",
     "pipelines.candidates", "pipelines.expert_iteration", "pipelines.preference_data", "pipelines.rollouts",
     "recipe.contradictions", "recipe.memory_options", "recipe.options", "recipe.reader", "recipe.rules",
     "recipe.schema", "report.content", "report.evaluation_page", "report.figures", "report.formulas",

@@ -4,7 +4,6 @@ The file is written when a run starts and once more, with `finished`, when it is
 `lineage.json`, so that a copied checkpoint stays identifiable.
 """
 
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -22,9 +21,7 @@ from posttrain.errors import PosttrainError, check_writable
 SCHEMA_VERSION = 1
 EDGE_BYTES = 2**20
 RUN_FILE = "run.json"
-LOCK_FILE = ".lock"
 LINEAGE_FILE = "lineage.json"
-HELD: set[Path] = set()  # directories this process has locked
 METRICS_FILE = "metrics.jsonl"
 PACKAGES = (
     "posttrain", "torch", "transformers", "tokenizers", "trl", "accelerate", "peft", "datasets", "math-verify",
@@ -137,25 +134,6 @@ def claim(output_dir: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         f"{output_dir}: belongs to another run ({record['run_id']}), which differs in {', '.join(different)} "
         f"({first}: {theirs.get(first)!r} there, {ours.get(first)!r} here); choose another --output_dir or remove it"
     )
-
-
-def lock(output_dir: Path) -> None:
-    """Hold `output_dir` for this process until it ends; raises LineageError while another one writes there.
-
-    A launcher killed alone leaves its workers running; started again, they would write beside the new ones.
-    """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    if output_dir.resolve() in HELD:
-        return
-    descriptor = os.open(output_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise LineageError(
-            f"{output_dir}: another process is still writing there; wait for it or end it (fuser {LOCK_FILE} names it)"
-        ) from None
-    HELD.add(output_dir.resolve())
 
 
 def start_record(output_dir: Path, identity: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from trl import GRPOConfig, ModelConfig, SFTConfig
 from posttrain import atomic, lineage
 from posttrain.data.encode import load_tokenizer as load_tokenizer  # light scripts take it from there
 from posttrain.hardware import Hardware
+from posttrain.locks import lock
 from posttrain.models import checkpoints, trainable
 from posttrain.models.rope import base_rope, rope_of, write_both_forms
 from posttrain.models.trainable import describe_model
@@ -141,7 +142,7 @@ def resume_point(output_dir: Path) -> Path | None:
     """The last whole checkpoint, after half-written ones were removed; the same on every process."""
     state = PartialState()
     if state.is_main_process:
-        lineage.lock(output_dir)
+        lock(output_dir)
         checkpoints.remove_incomplete(output_dir)
     state.wait_for_everyone()
     return checkpoints.last_complete(output_dir)
