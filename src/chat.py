@@ -9,6 +9,7 @@ import argparse
 
 from posttrain.errors import run_script
 from posttrain.models.source import check_model
+from posttrain.processes import leave_ctrl_c
 
 
 def main() -> None:
@@ -29,6 +30,7 @@ def main() -> None:
 
     models = [Chat(name, prompt=asked.prompt, temperature=asked.temperature) for name in names]
     histories: list[list[dict[str, str]]] = [[] for _ in models]
+    leave_ctrl_c()
     while (line := read_line()) is not None:
         if line == "/new":
             histories = [[] for _ in models]

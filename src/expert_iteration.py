@@ -6,7 +6,6 @@ Every stage is a command that is printed and can be run by hand; its recipe lies
 command goes on at the first unfinished stage, down to the sampled question.
 """
 
-import signal
 import sys
 from pathlib import Path
 
@@ -37,7 +36,6 @@ def main() -> None:
     )
 
     # 2. Round 0 evaluates the start; each further round samples, selects, trains and evaluates.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a running stage is ended, too
     records = []
     for number in range(options.num_rounds + 1):
         records.append(expert_iteration.run_round(run, number))

@@ -4,7 +4,8 @@
     python src/serve.py outputs/qwen_math_sft/final --vllm_server_port 8001
 
 For GRPO on GPUs of its own: CUDA_VISIBLE_DEVICES=0 for the server, the others for the trainer. Overrides of the recipe
-must be the same for both. A server for sampling uses every GPU it sees, a copy of the model on each.
+must be the same for both. A server for sampling uses every GPU it sees, a copy of the model on each. It answers this
+machine alone; with --vllm_server_host and --allow_other_machines it answers every machine that reaches it.
 """
 
 import argparse
@@ -14,14 +15,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from posttrain import processes
 from posttrain.errors import PosttrainError, run_script
-from posttrain.generation.vllm.server import LOOPBACK, base_url, check_port_is_free, serve_command
+from posttrain.generation.vllm.server import (
+    LOOPBACK,
+    OTHER_MACHINES,
+    base_url,
+    check_port_is_free,
+    serve_command,
+    who_can_reach,
+)
 from posttrain.models.source import check_model
 from posttrain.recipe.reader import read_recipe
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != OTHER_MACHINES]
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
     samples = bool(arguments) and not arguments[0].endswith((".yaml", ".yml")) and not arguments[0].startswith("-")
@@ -32,12 +41,14 @@ def main() -> None:
 
     import torch
 
+    reach = who_can_reach(values, allowed=OTHER_MACHINES in sys.argv)
     check_port_is_free(values)
     if samples:
         values["data_parallel_size"] = torch.cuda.device_count()
     command, environment = serve_command(values, on_cpu=not torch.cuda.is_available())
-    print(f"{base_url(values)}: {' '.join(command)}", flush=True)
-    os.execve(command[0], command, {**os.environ, **environment})
+    print(f"{base_url(values)}: {' '.join(command)}\n{reach}", flush=True)
+    with processes.running(command, env={**os.environ, **environment}) as process:
+        sys.exit(process.wait())
 
 
 def sampling_values(arguments: list[str]) -> dict[str, Any]:

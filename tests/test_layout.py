@@ -28,7 +28,7 @@ LIGHT = (
     "evaluation.scoring", "generation.sample", "grading.formats", "grading.grader", "grading.pool", "hardware",
     "lineage", "locks", "memory.bank.questions", "memory.command_line", "methods.grpo.rewards", "models.source",
     "pipelines.candidates", "pipelines.expert_iteration", "pipelines.preference_data", "pipelines.rollouts",
-    "recipe.contradictions", "recipe.memory_options", "recipe.options", "recipe.reader", "recipe.rules",
+    "processes", "recipe.contradictions", "recipe.memory_options", "recipe.options", "recipe.reader", "recipe.rules",
     "recipe.schema", "report.content", "report.evaluation_page", "report.figures", "report.formulas",
     "report.html_page", "report.questions",
 )  # fmt: skip

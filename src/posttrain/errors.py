@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from posttrain import processes
+
 TRACEBACK = "POSTTRAIN_TRACEBACK"
 
 
@@ -15,12 +17,17 @@ class PosttrainError(Exception):
 def run_script(main: Callable[[], None]) -> None:
     """Call `main`; end an error of a user, a file or the network with one line on stderr and exit code 2.
 
-    What every process finds before they meet is told by the main one alone; later each tells its own.
+    An interruption ends with one line as well, and with 128 plus the signal's number as the exit code. What every
+    process finds before they meet is told by the main one alone; later each tells its own.
     POSTTRAIN_TRACEBACK=1 shows where it was raised.
     """
     try:
-        main()
-        _part()
+        with processes.ended_by_signals():
+            main()
+            _part()
+    except processes.Interrupted as error:
+        processes.tell_interrupted(error.signum)
+        raise
     except (PosttrainError, OSError) as error:
         if os.environ.get(TRACEBACK):
             raise

@@ -4,6 +4,7 @@ import json
 import socket
 
 import pytest
+from conftest import REPOSITORY
 
 from posttrain.generation.vllm import canary
 from posttrain.generation.vllm.server import (
@@ -15,6 +16,7 @@ from posttrain.generation.vllm.server import (
     serve_command,
     version_faults,
     wait_for_server,
+    who_can_reach,
 )
 
 RECIPE = {"model_name_or_path": "outputs/x/final", "vllm_server_port": 8123}
@@ -103,3 +105,22 @@ def test_the_canary_takes_nothing_but_equal_weights():
     for mean in (0.11, float("nan"), float("inf")):
         with pytest.raises(canary.StaleWeightsError, match="canary: weights"):
             canary.check(mean, 0.1, "weights")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.53"])
+def test_a_server_of_this_machine_alone_needs_no_flag(host):
+    assert "only this machine" in who_can_reach({"vllm_server_host": host}, allowed=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "no-such-host.invalid"])
+def test_a_server_for_other_machines_needs_a_flag_and_says_what_they_can_do(host):
+    values = {"vllm_server_host": host, "vllm_server_port": 8123}
+    with pytest.raises(ServerError, match="--allow_other_machines"):
+        who_can_reach(values, allowed=False)
+    said = who_can_reach(values, allowed=True)
+    assert said.startswith("warning") and "replace the weights" in said and "without a key" in said
+
+
+def test_the_server_of_the_slurm_script_says_whom_it_answers():
+    script = (REPOSITORY / "slurm" / "grpo.sbatch").read_text()
+    assert 'src/serve.py "$RECIPE" --vllm_server_host "$SERVER" --allow_other_machines' in script

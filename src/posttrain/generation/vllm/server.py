@@ -1,5 +1,6 @@
 """The vLLM server of a GRPO run: the command that starts it, and what must agree with the trainer before step 1."""
 
+import ipaddress
 import json
 import socket
 import sys
@@ -13,6 +14,7 @@ from posttrain.errors import PosttrainError
 
 LOOPBACK = "127.0.0.1"
 SUPPORTED = ("0.29.0", "0.31.0")  # of vLLM: fits torch 2.13 and transformers 5.23, and is in TRL 1.16's range
+OTHER_MACHINES = "--allow_other_machines"  # of src/serve.py
 PATIENCE = 5.0  # seconds between two looks at a server that is not there yet
 CPU_CACHE_BYTES = 64 * 2**20
 # What vLLM needs beside its arguments; on a CPU it would compile for half a minute and bind itself to core 0.
@@ -91,6 +93,29 @@ def check_rope(url: str, values: dict[str, Any], start: str) -> None:
             f"{url}: runs with changes {theirs or 'none'} to the model's configuration, this evaluation needs {asked}; "
             f"restart it: {start}{base and f' ARGS={base.strip()!r}'}"
         )
+
+
+def who_can_reach(values: dict[str, Any], allowed: bool) -> str:
+    """What to print of who can do what with the server; raises ServerError for other machines unless `allowed`."""
+    host, url = str(values.get("vllm_server_host", LOOPBACK)), base_url(values)
+    if is_loopback(host):
+        return f"{url}: only this machine reaches it"
+    powers = "sample, read the configuration, replace the weights and call the engine's own functions, without a key"
+    if not allowed:
+        raise ServerError(
+            f"vllm_server_host: {host!r}: every machine that reaches it could then {powers}; leave the host out to "
+            f"serve this machine alone, or add {OTHER_MACHINES} where you trust every machine of the network"
+        )
+    return f"warning: {url}: every machine that reaches it can {powers} (vLLM's development endpoints)"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether every address of `host` is of this machine alone."""
+    try:
+        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:  # vLLM says so, too
+        return False
+    return all(ipaddress.ip_address(str(address).split("%")[0]).is_loopback for address in addresses)
 
 
 def check_port_is_free(values: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ import itertools
 import os
 import queue
 import shlex
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
@@ -13,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from posttrain import atomic, lineage
+from posttrain import atomic, lineage, processes
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.results import METRICS_FILE
 from posttrain.hardware import VARIABLE, find_config
@@ -236,7 +235,8 @@ def _evaluate(study: Study, name: str, step: int, model: str, device: str | None
 def _run(command: list[str], device: str | None) -> None:
     environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": device}
     print(f"$ {shlex.join(command)}", flush=True)
-    code = subprocess.run(command, env=environment).returncode
+    with processes.running(command, env=environment) as process:
+        code = process.wait()
     if code:
         raise StudyError(f"exit code {code} of {shlex.join(command)}")
 

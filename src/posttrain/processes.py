@@ -1,0 +1,197 @@
+"""Children that end with the process that started them, and signals that end a command within seconds.
+
+A child that outlives its parent holds a GPU, a port or a lock. So `start` puts a keeper between the two, which is this
+file run as a script: it looks whether its parent is still there, and it ends the command with all of its descendants,
+whatever sessions they made and whichever of them died first. A parent's SIGKILL leaves it no other chance.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+GRACE_SECONDS = 3.0  # between SIGTERM and SIGKILL of a command and its descendants
+END_SECONDS = 4.0  # between a signal and the end of this process, whatever it is doing
+LOOK_SECONDS = 0.2  # between two looks of a keeper at its parent
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PARENT_GONE, ADOPT_ORPHANS = 1, 36  # prctl's PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER
+REPLACED: dict[signal.Signals, Any] = {}  # signals that this command ends by, with their handlers before
+RUNNING: set[subprocess.Popen[Any]] = set()  # keepers of this process
+ENDED_BY: list[int] = []  # the signal that came
+STARTING = threading.Lock()
+
+
+class Interrupted(SystemExit):
+    """A signal asked this command to end; the exit code is a shell's for it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+
+
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """Start a command that ends with this process, in a session of its own; `options` are Popen's.
+
+    Its exit code is the command's, as a shell would give it.
+    """
+    keeper = [sys.executable, "-I", os.path.abspath(__file__), str(os.getpid()), *command]
+    with STARTING:  # another thread may be ending what runs
+        if ENDED_BY:
+            raise Interrupted(ENDED_BY[0])
+        process = subprocess.Popen(keeper, start_new_session=True, **options)
+        RUNNING.add(process)
+    return process
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """End a started command and all of its descendants; returns when they are gone."""
+    process.terminate()
+    process.wait()
+    with STARTING:
+        RUNNING.discard(process)
+
+
+@contextmanager
+def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A started command for as long as the block lasts."""
+    process = start(command, **options)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end_with_parent(parent: int, signum: int = signal.SIGKILL) -> None:
+    """Ask the kernel for `signum` when `parent` ends, of which this process is a fork.
+
+    Only for forks of a process's main thread: the kernel takes the end of the thread that forked for the parent's.
+    """
+    _prctl(PARENT_GONE, signum)
+    if os.getppid() != parent:  # it ended before the kernel was asked
+        os._exit(128 + signum)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Inside, SIGINT, SIGTERM and SIGHUP raise Interrupted once; what then does not end within seconds is cut off.
+
+    A signal that this process was started to ignore, as `nohup` does, stays ignored.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    for signum in ENDING:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            REPLACED[signum] = signal.signal(signum, _interrupt)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # written at once, even while the main thread is in C code
+    threading.Thread(target=_end_in_time, args=(reader,), daemon=True).start()
+    try:
+        yield
+    except Interrupted:
+        raise  # the time to end goes on
+    except BaseException:
+        _restore_handlers()
+        raise
+    _restore_handlers()
+
+
+def leave_ctrl_c() -> None:
+    """From here on Ctrl-C raises KeyboardInterrupt, as a command wants that answers to it."""
+    if signal.SIGINT in REPLACED:
+        signal.signal(signal.SIGINT, REPLACED.pop(signal.SIGINT))
+
+
+def tell_interrupted(signum: int) -> None:
+    """Say once, from the main process alone, what ended this command."""
+    if os.environ.get("RANK", "0") == "0":
+        line = f"interrupted by {signal.Signals(signum).name}: what is complete is kept"
+        with contextlib.suppress(OSError):  # of a terminal that hung up
+            print("\n" * sys.stderr.isatty() + line, file=sys.stderr, flush=True)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    for each in REPLACED:
+        signal.signal(each, _give_up)
+    raise Interrupted(signum)
+
+
+def _give_up(signum: int, frame: FrameType | None) -> None:
+    """A second signal: no more cleaning up here; keepers see to the children."""
+    os._exit(128 + signum)
+
+
+def _end_in_time(reader: int) -> None:
+    """Thread: when a signal comes, end the children, and this process if it is still there after END_SECONDS."""
+    while (signum := os.read(reader, 1)[0]) not in REPLACED:
+        pass
+    with STARTING:
+        ENDED_BY.append(signum)
+        for process in RUNNING:
+            process.terminate()
+    time.sleep(END_SECONDS)
+    tell_interrupted(signum)
+    os._exit(128 + signum)
+
+
+def _restore_handlers() -> None:
+    """Handlers as they were, also in a fork: what its own parent sends it is not meant for this command."""
+    if REPLACED:
+        signal.set_wakeup_fd(-1)
+    while REPLACED:
+        signal.signal(*REPLACED.popitem())
+
+
+os.register_at_fork(after_in_child=_restore_handlers)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":  # elsewhere a keeper's look at its parent must do
+        ctypes.CDLL(None).prctl(option, value)
+
+
+def keep(parent: int, command: list[str]) -> int:
+    """Run a command until it ends, `parent` is gone or SIGTERM comes; leave none of its descendants behind."""
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda signum, _: asked.append(signum))
+    _prctl(ADOPT_ORPHANS, 1)
+    own = os.getpid()
+    child = subprocess.Popen(command, preexec_fn=lambda: end_with_parent(own))
+    while child.poll() is None and os.getppid() == parent and not asked:
+        try:
+            child.wait(LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+    _end_descendants()
+    code = child.wait()
+    return 128 - code if code < 0 else code
+
+
+def _end_descendants() -> None:
+    """SIGTERM for the children and for every orphan that is adopted meanwhile; after the grace, SIGKILL for all."""
+    import psutil
+
+    this, told, deadline = psutil.Process(), set(), time.monotonic() + GRACE_SECONDS
+    while children := [p for p in this.children() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+        if time.monotonic() > deadline:
+            children = this.children(recursive=True)
+        for process in children:
+            try:
+                if time.monotonic() > deadline:
+                    process.kill()
+                elif process not in told:
+                    process.terminate()
+            except psutil.NoSuchProcess:
+                continue
+        told.update(children)
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    sys.exit(keep(int(sys.argv[1]), sys.argv[2:]))
