@@ -18,6 +18,7 @@ from typing import Any
 from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import accuracy_reward
 
+from posttrain.data.encode import load_tokenizer
 from posttrain.data.manifest import check_dataset
 from posttrain.grading.grader import Grader
 from posttrain.hardware import read_hardware
@@ -27,7 +28,6 @@ from posttrain.methods.grpo.trainer import PHASES, GrpoTrainer
 from posttrain.models import loading, trainable
 from posttrain.recipe.options import GrpoOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe, read_recipe
-from posttrain.training import lifecycle
 
 
 def trl_reward(completions: list[str], answer: list[str], **_: Any) -> list[float | None]:
@@ -57,7 +57,7 @@ def build_trainer(kind: type[GRPOTrainer], recipe: Recipe, grader: Grader, direc
     options, hardware = recipe.build(GrpoOptions), read_hardware()
     arguments: GRPOConfig = build.build_arguments(recipe, hardware)
     arguments.output_dir, arguments.save_strategy, arguments.logging_steps = directory, "no", 1
-    tokenizer = lifecycle.load_tokenizer(recipe.values["model_name_or_path"], None, options.eos_token)
+    tokenizer = load_tokenizer(recipe.values["model_name_or_path"], None, options.eos_token)
     prompts = build.load_prompts(options, check_dataset(Path(options.dataset_name)), tokenizer)
     model = trainable.load_model(
         recipe.build(build.ModelConfig), recipe.build(StrategyOptions), hardware, arguments.seed

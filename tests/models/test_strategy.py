@@ -25,7 +25,8 @@ from posttrain.errors import PosttrainError
 from posttrain.models import trainable
 from posttrain.recipe.options import StrategyOptions
 from posttrain.recipe.reader import RecipeError, read_recipe
-from posttrain.training import lifecycle, stopping
+from posttrain.training import stopping
+from posttrain.training.resume import trained_already
 
 # Keys of the recipe, what of a trained tensor's name must be there, and what must not.
 STRATEGIES: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -224,8 +225,8 @@ def test_early_stopping_ends_with_the_best_weights_and_resumes_with_its_patience
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-4"))
     assert resumed.state.global_step == 6
     # Killed after it had run out, it trains no more; killed before, it does.
-    assert lifecycle.trained_already(resumed, tmp_path / "whole/checkpoint-6") == best
-    assert lifecycle.trained_already(resumed, tmp_path / "whole/checkpoint-4") is None
+    assert trained_already(resumed, tmp_path / "whole/checkpoint-6") == best
+    assert trained_already(resumed, tmp_path / "whole/checkpoint-4") is None
 
 
 def test_rotation_keeps_the_best_checkpoint(models, tmp_path):

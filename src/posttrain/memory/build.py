@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig, SFTConfig
 
 from posttrain import atomic
+from posttrain.console import say
 from posttrain.data.encode import Encoding
 from posttrain.hardware import Hardware
 from posttrain.memory.bank.cache import BankShape, bank_digest, load_bank
@@ -21,13 +22,12 @@ from posttrain.memory.data import Collator, build_rows
 from posttrain.memory.files import load_memory, load_published
 from posttrain.memory.layer import MemoryConfig, MemoryFault, attach, freeze_report, spaced_layers
 from posttrain.memory.trainer import EpochOfCollator, MemoryTrainer
-from posttrain.methods.sft import summary as summary  # the script takes it from here
 from posttrain.models import loading, trainable
 from posttrain.recipe.memory_options import PARTS, MemoryOptions
 from posttrain.recipe.options import StrategyOptions
 from posttrain.recipe.reader import Recipe
-from posttrain.training import lifecycle
 from posttrain.training.callbacks import MetricsFile, prepare_trackers
+from posttrain.training.run import run_arguments
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def files_manifest(options: MemoryOptions) -> dict[str, Any]:
 
 def build_arguments(recipe: Recipe, hardware: Hardware) -> SFTConfig:
     """TRL's arguments for rows that come tokenised, with columns of ours."""
-    return lifecycle.build_arguments(
+    return run_arguments(
         recipe,
         hardware,
         SFTConfig,
@@ -132,7 +132,7 @@ def build_model(
     for name, parameter in memory.named_parameters():
         frozen_keys = options.keys_path and name.endswith("memory_gate.keys")
         parameter.requires_grad_(any(part in name for part in options.trainable) and not frozen_keys)
-    lifecycle.tell(freeze_report(model))
+    say(freeze_report(model))
     return model
 
 
@@ -142,7 +142,7 @@ def start_from(path: Path, memory: Any) -> None:
         load_memory(path, memory)
         return
     found = load_published(path, memory)
-    lifecycle.tell(
+    say(
         f"{path}: missing {found.missing or 'none'}, unexpected {found.unexpected or 'none'}, {found.others} tensors "
         f"of another part of the model left aside"
     )

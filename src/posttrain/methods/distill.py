@@ -9,21 +9,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DistillationConfig, DistillationTrainer, ModelConfig, SFTConfig
 from trl.models.utils import prepare_deepspeed
 
-from posttrain.data.encode import IGNORED
+from posttrain.data.encode import IGNORED, load_tokenizer
 from posttrain.data.manifest import split_path
 from posttrain.data.prompts import render_prompt
 from posttrain.data.rows import by_content, read_parquet
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
+from posttrain.methods import sft
 from posttrain.methods.sft import RecipeTrainer, Rows
 from posttrain.models import attention, loading, trainable
 from posttrain.recipe.options import DistillOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
-from posttrain.training import lifecycle
 from posttrain.training.base_trainer import WholeRun
 from posttrain.training.callbacks import MetricsFile, prepare_trackers
 from posttrain.training.losses import DistillationLoss
 from posttrain.training.repeat_sampler import EpochRepeatSampler
+from posttrain.training.run import run_arguments
 
 
 class VocabularyError(PosttrainError):
@@ -78,13 +79,40 @@ class OnPolicyDistiller(WholeRun, DistillationTrainer):
         return EpochRepeatSampler.like(super()._get_train_sampler(dataset))
 
 
+def build_arguments(recipe: Recipe, options: DistillOptions, hardware: Hardware) -> SFTConfig | DistillationConfig:
+    """TRL's arguments for the way of distilling that the recipe goes."""
+    return (
+        run_arguments(recipe, hardware, DistillationConfig)
+        if options.on_policy
+        else sft.build_arguments(recipe, hardware)
+    )
+
+
+def load_rows(
+    options: DistillOptions, manifest: dict[str, Any], arguments: Any, tokenizer: PreTrainedTokenizerBase
+) -> Rows:
+    """Prompts for the student to continue on policy, else the dataset's answers as SFT reads them."""
+    if options.on_policy:
+        return load_prompts(options, manifest, tokenizer)
+    return sft.load_rows(options, manifest, arguments, tokenizer)
+
+
+def build_trainer(
+    recipe: Recipe, options: DistillOptions, arguments: Any, hardware: Hardware,
+    tokenizer: PreTrainedTokenizerBase, rows: Rows,
+) -> "OfflineDistiller | OnPolicyDistiller":  # fmt: skip
+    """The trainer with student, teacher, adapter and callbacks."""
+    build = build_on_policy if options.on_policy else build_offline
+    return build(recipe, options, arguments, hardware, tokenizer, rows)
+
+
 def load_teacher(
     options: DistillOptions, model: ModelConfig, hardware: Hardware, student: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> PreTrainedModel:  # fmt: skip
     """The frozen teacher in the student's dtype; raises VocabularyError where its token ids mean something else."""
     name = options.teacher_model_name_or_path
-    theirs = lifecycle.load_tokenizer(name, options.teacher_model_revision, None)
+    theirs = load_tokenizer(name, options.teacher_model_revision, None)
     config = ModelConfig(model_name_or_path=name, model_revision=options.teacher_model_revision, dtype=model.dtype)
     teacher = trainable.load_model(config, StrategyOptions(), hardware, seed=0).requires_grad_(False)
     check_vocabularies(tokenizer, theirs, vocabulary_size(student), vocabulary_size(teacher), name)

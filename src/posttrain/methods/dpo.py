@@ -14,6 +14,7 @@ from posttrain.recipe.options import PairOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
 from posttrain.training.base_trainer import WholeRun
 from posttrain.training.callbacks import MetricsFile, prepare_trackers
+from posttrain.training.run import run_arguments
 
 
 class PairTrainer(WholeRun, DPOTrainer):
@@ -22,6 +23,11 @@ class PairTrainer(WholeRun, DPOTrainer):
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         """TRL would tokenise prompt and completion together, and drop or cut what is too long."""
         return dataset
+
+
+def build_arguments(recipe: Recipe, hardware: Hardware) -> DPOConfig:
+    """TRL's arguments; tokens are counted without padding."""
+    return run_arguments(recipe, hardware, DPOConfig, include_num_input_tokens_seen="non_padding")
 
 
 def build_trainer(

@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.encode import BATCH, Encoding, RowError, encode_each
 from posttrain.data.manifest import split_path
 from posttrain.data.rows import read_parquet
-from posttrain.lineage import digest
 from posttrain.recipe.options import PairOptions
 
 SIDES = ("chosen", "rejected")
@@ -81,14 +80,3 @@ def _encode_split(
     if not kept:
         raise RowError(f"{path}: no pairs left to train on: {dropped} of {len(rows)} dropped as longer than max_length")
     return kept, dropped
-
-
-def describe_dataset(options: Any, rows: Any, manifest: dict[str, Any]) -> dict[str, Any]:
-    """What run.json says of the dataset and of what became of its rows."""
-    return {
-        "path": options.dataset_name,
-        "manifest": digest(manifest),
-        "source": manifest["source"],
-        "used": rows.used,
-        "dropped_too_long": rows.dropped_too_long,
-    }

@@ -27,6 +27,7 @@ from posttrain.recipe.reader import Recipe
 from posttrain.training.base_trainer import WholeRun
 from posttrain.training.callbacks import MetricsFile, prepare_trackers
 from posttrain.training.losses import PairwiseLoss
+from posttrain.training.run import run_arguments
 
 
 class PairwiseTrainer(WholeRun, RewardTrainer):
@@ -70,6 +71,11 @@ def load_model(model: ModelConfig, chosen: StrategyOptions, hardware: Hardware, 
     )
     check_live(loaded, name)
     return loaded
+
+
+def build_arguments(recipe: Recipe, hardware: Hardware) -> RewardConfig:
+    """TRL's arguments; tokens are counted without padding."""
+    return run_arguments(recipe, hardware, RewardConfig, include_num_input_tokens_seen="non_padding")
 
 
 def build_trainer(

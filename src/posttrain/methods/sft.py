@@ -15,15 +15,14 @@ from posttrain.data.encode import IGNORED, Encoding, load_split, pack
 from posttrain.data.manifest import split_path
 from posttrain.data.rows import by_content, read_parquet
 from posttrain.hardware import Hardware
-from posttrain.lineage import digest
 from posttrain.models import attention, loading, trainable
 from posttrain.recipe.options import SftOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
-from posttrain.training import lifecycle
 from posttrain.training.base_trainer import WholeRun
 from posttrain.training.benchmark_callback import BenchmarkEvaluation
 from posttrain.training.callbacks import MetricsFile, SampleGenerations, prepare_trackers
 from posttrain.training.losses import SftLoss
+from posttrain.training.run import run_arguments
 
 METRIC_TOKENS = 256  # logits converted at once for the token metrics
 FUSED_HEAD_DEVICES = ("cuda", "xpu")  # where TRL's fused head is a Triton kernel; elsewhere it costs 1.2 to 3 steps
@@ -86,7 +85,7 @@ class RecipeTrainer(WholeRun, SFTTrainer):
 
 def build_arguments(recipe: Recipe, hardware: Hardware) -> SFTConfig:
     """TRL's arguments for rows that come tokenised from posttrain.data.encode."""
-    return lifecycle.build_arguments(
+    return run_arguments(
         recipe,
         hardware,
         SFTConfig,
@@ -149,7 +148,6 @@ def build_trainer(
         processing_class=tokenizer,
         peft_config=trainable.adapter_config(model_config, chosen),
     )
-    lifecycle.tell(trainable.parameter_report(trainable.parameter_counts(trainer.model)))
     trainer.add_callback(MetricsFile(output_dir, trainer.window))
     if benchmarks:
         tokens, server = options.eval_max_new_tokens, options.eval_server
@@ -159,21 +157,3 @@ def build_trainer(
         sample = by_content(read_parquet(path), options.sample_generations)
         trainer.add_callback(SampleGenerations(trainer, output_dir, sample, options.prompt))
     return trainer
-
-
-def describe_dataset(options: SftOptions, rows: Rows, manifest: dict[str, Any]) -> dict[str, Any]:
-    """What run.json says of the dataset and of what became of its rows."""
-    return {
-        "path": options.dataset_name,
-        "manifest": digest(manifest),
-        "source": manifest["source"],
-        "used": rows.used,
-        "dropped_too_long": rows.dropped_too_long,
-    }
-
-
-def summary(output_dir: Path, result: dict[str, Any]) -> str:
-    """The last line of a run."""
-    losses = f"loss {result['first_loss']} → {result['last_loss']}, " if result["first_loss"] is not None else ""
-    tokens, seconds = result["tokens_seen"], result["wall_seconds"]
-    return f"{output_dir / lifecycle.FINAL}: {result['steps']} steps, {tokens} tokens, {losses}{seconds:.0f} s"

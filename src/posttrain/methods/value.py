@@ -31,6 +31,7 @@ from posttrain.training.base_trainer import WholeRun
 from posttrain.training.callbacks import MetricsFile, prepare_trackers
 from posttrain.training.losses import ValueLoss
 from posttrain.training.repeat_sampler import EpochRepeatSampler
+from posttrain.training.run import run_arguments
 
 
 class Moments:
@@ -178,6 +179,11 @@ def load_model(model: ModelConfig, chosen: StrategyOptions, hardware: Hardware, 
     )
     check_live(loaded, str(name))
     return loaded
+
+
+def build_arguments(recipe: Recipe, hardware: Hardware) -> TrainingArguments:
+    """The arguments of transformers' own trainer; tokens are counted without padding."""
+    return run_arguments(recipe, hardware, TrainingArguments, include_num_input_tokens_seen="non_padding")
 
 
 def build_trainer(

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import hashlib
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,11 +71,12 @@ class Recipe:
             raise RecipeError([f"{self.path}: {' '.join(str(error).split())}"]) from error
 
 
-def read_recipe(argv: Sequence[str], trainer: str) -> Recipe:
-    """The checked recipe that `argv` (without the program name) asks for, for the script of `trainer`.
+def read_recipe(argv: Sequence[str] | None, trainer: str) -> Recipe:
+    """The checked recipe that `argv` asks for, for the script of `trainer`; None is this program's own arguments.
 
     Raises RecipeError with every fault, and SystemExit(0) after printing the help for `--help`.
     """
+    argv = sys.argv[1:] if argv is None else argv
     fields = read_fields(rules.SCHEMAS[trainer])
     if not argv or {"-h", "--help"} & set(argv):
         print(help_text(trainer, fields))

@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, ModelConfig
 
+from posttrain.console import say
 from posttrain.data.manifest import split_path
 from posttrain.data.prompts import render_prompt
 from posttrain.data.rows import by_content, read_parquet
@@ -28,8 +29,9 @@ from posttrain.methods.grpo.trainer import GrpoTrainer
 from posttrain.models import attention, loading, trainable
 from posttrain.recipe.options import GrpoOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
-from posttrain.training import lifecycle
 from posttrain.training.callbacks import MetricsFile, prepare_trackers
+from posttrain.training.final import FINAL
+from posttrain.training.run import run_arguments
 
 # CS336's names for losses, in TRL's terms: without a ratio on-policy is the same gradient as with one.
 NO_CLIP = 1.0e9
@@ -53,7 +55,7 @@ class Prompts:
 def build_arguments(recipe: Recipe, hardware: Hardware) -> GRPOConfig:
     """TRL's arguments, CS336's losses in its terms."""
     ours = CS336_LOSSES.get(recipe.values["loss_type"], {})
-    arguments = lifecycle.build_arguments(recipe, hardware, GRPOConfig, **ours)
+    arguments = run_arguments(recipe, hardware, GRPOConfig, **ours)
     arguments.log_completions = bool({"wandb", "trackio"} & set(arguments.report_to))  # they have tables for them
     return arguments
 
@@ -103,7 +105,6 @@ def build_trainer(
             processing_class=tokenizer,
             peft_config=trainable.adapter_config(model_config, chosen),
         )
-    lifecycle.tell(trainable.parameter_report(trainable.parameter_counts(trainer.model)))
     trainer.add_callback(MetricsFile(output_dir, trainer.window))
     trainer.add_callback(SignalProbe(trainer, options, output_dir))
     if options.guard_steps:
@@ -130,7 +131,7 @@ def server_connection(
     if not hardware.use_cpu:
         yield
         return
-    lifecycle.tell("weights go to the server over gloo, as there is no GPU (posttrain.generation.vllm.weight_transfer)")
+    say("weights go to the server over gloo, as there is no GPU (posttrain.generation.vllm.weight_transfer)")
     with over_gloo():
         yield
 
@@ -169,4 +170,4 @@ def summary(output_dir: Path, result: dict[str, Any]) -> str:
     """The last line of a run."""
     guard = result["guard"]
     accuracy = f"guard {guard['start']['accuracy']:.1%} → {guard['last']['accuracy']:.1%}, " if guard else ""
-    return f"{output_dir / lifecycle.FINAL}: {result['steps']} steps, {accuracy}{result['wall_seconds']:.0f} s"
+    return f"{output_dir / FINAL}: {result['steps']} steps, {accuracy}{result['wall_seconds']:.0f} s"

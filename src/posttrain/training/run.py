@@ -1,0 +1,229 @@
+"""One run of a recipe: it claims its directory, trains from the last whole checkpoint, and closes its record."""
+
+import dataclasses
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from accelerate import PartialState
+from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments
+from trl import ModelConfig
+
+from posttrain import atomic, lineage
+from posttrain.console import is_main_process, say
+from posttrain.data.encode import load_tokenizer
+from posttrain.errors import PosttrainError
+from posttrain.hardware import Hardware
+from posttrain.models import trainable
+from posttrain.models.rope import base_rope, rope_of
+from posttrain.recipe.options import StrategyOptions
+from posttrain.recipe.reader import Recipe
+from posttrain.training import stopping
+from posttrain.training.base_trainer import WholeRun, peak_memory_bytes
+from posttrain.training.final import FINAL, restore_final, save_final
+from posttrain.training.resume import resume_point, trained_already
+
+NOT_IDENTITY = (  # move no number
+    "output_dir", "report_to", "run_name", "project", "disable_tqdm", "log_level",
+    "probe", "probe_max_truncated", "probe_max_zero_variance",
+)  # fmt: skip
+EVALUATION_SPEED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def run_arguments(recipe: Recipe, hardware: Hardware, config_class: type[Arguments], **ours: Any) -> Arguments:
+    """TRL's arguments: the recipe's keys, from the accelerate config what belongs to the machine, and `ours`."""
+    # TRL's default is on, and its field of the older name is the only one that turns it off; TRL reads it as well.
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+    options = recipe.build(StrategyOptions)
+    stopping.check_callbacks(options)
+    ours = {**stopping.resume_arguments(options), **ours}
+    return recipe.build(
+        config_class,
+        bf16=hardware.mixed_precision == "bf16",
+        fp16=hardware.mixed_precision == "fp16",
+        gradient_checkpointing=hardware.gradient_checkpointing,
+        use_cpu=hardware.use_cpu,
+        **ours,
+    )
+
+
+class Run:
+    """A recipe's run in its output directory, from the claim on it to the record that calls it finished."""
+
+    def __init__(
+        self, recipe: Recipe, options: Any, hardware: Hardware, manifest: dict[str, Any], **inputs: Any
+    ) -> None:
+        """Claim the directory; `inputs` identifies the run beside recipe, dataset, model and machine.
+
+        Raises LineageError where another run lives there.
+        """
+        self.recipe, self.options, self.hardware, self.manifest = recipe, options, hardware, manifest
+        self.output_dir = Path(recipe.values["output_dir"])
+        self.identity = {**run_identity(recipe, manifest, hardware), **inputs}
+        self.record = lineage.claim(self.output_dir, self.identity)
+        self.trained: Path | None = None  # the checkpoint that holds the last weights, where no step was left to take
+
+    def is_finished(self) -> bool:
+        """Whether an earlier session finished this run, which is told; `final/` is restored where it was lost."""
+        if not self.record or not self.record["finished"]:
+            return False
+        if is_main_process():
+            restore_final(self.output_dir, self.record)
+        say(f"{self.output_dir}: this run finished at {self.record['finished']}; nothing to do")
+        return True
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer, with the recipe's end token."""
+        values = self.recipe.values
+        return load_tokenizer(values["model_name_or_path"], values.get("model_revision"), values.get("eos_token"))
+
+    def describe(self, rows: Any) -> dict[str, Any]:
+        """What run.json says of a prepared dataset and of what became of its rows."""
+        return {
+            "path": self.options.dataset_name,
+            "manifest": lineage.digest(self.manifest),
+            "source": self.manifest["source"],
+            "used": rows.used,
+            "dropped_too_long": rows.dropped_too_long,
+        }
+
+    def train(
+        self, trainer: WholeRun, dataset: dict[str, Any], callbacks: Sequence[Any] = (), **details: Any
+    ) -> dict[str, Any]:
+        """Train from the last whole checkpoint or the start; returns what was reached.
+
+        `dataset` is what became of the rows, `details` what run.json says beside. Raises PosttrainError where no step
+        was taken, so that such a run is never called finished.
+        """
+        stopping.add_callbacks(trainer, self.recipe.build(StrategyOptions), callbacks)
+        resumed_from = resume_point(self.output_dir)
+        details = run_details(self, trainer, dataset) | details
+        say(trainable.parameter_report(details["parameters"]))
+        self.record = start_or_continue(self, details, resumed_from)
+        started = time.perf_counter()
+        self.trained = trained_already(trainer, resumed_from)
+        if self.trained is None:
+            trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
+        if trainer.state.global_step == 0:
+            raise PosttrainError(f"{self.output_dir}: {no_step_reason(trainer)}; the run is not finished")
+        return run_result(trainer, time.perf_counter() - started)
+
+    def close(self, trainer: WholeRun, result: dict[str, Any]) -> None:
+        """Write `final/`, then the record that says the run is finished."""
+        save_final(trainer, self.output_dir, self.record, result, self.trained)
+
+    def summary(self, result: dict[str, Any], figure: str | None = None) -> str:
+        """The last line of a run, with one figure of its last evaluation."""
+        held_out = result["evaluation"].get(f"eval_{figure}")
+        parts = [f"{result['steps']} steps", f"{result['tokens_seen']} tokens"]
+        parts += [f"loss {result['first_loss']} → {result['last_loss']}"] if result["first_loss"] is not None else []
+        parts += [f"held-out {figure} {held_out:.3f}"] if held_out is not None else []
+        return f"{self.output_dir / FINAL}: {', '.join(parts)}, {result['wall_seconds']:.0f} s"
+
+
+def run_identity(recipe: Recipe, manifest: dict[str, Any], hardware: Hardware) -> dict[str, Any]:
+    """Everything that decides the run's numbers; two runs of equal identity are one run."""
+    return {
+        **{key: value for key, value in recipe.values.items() if key not in NOT_IDENTITY},
+        "dataset_files": lineage.digest(manifest["files"]),
+        "model_files": lineage.fingerprint(recipe.values["model_name_or_path"]),
+        "num_processes": hardware.num_processes,
+        "mixed_precision": hardware.mixed_precision,
+        "attn_implementation": hardware.attn_implementation,
+    }
+
+
+def run_details(run: Run, trainer: WholeRun, dataset: dict[str, Any]) -> dict[str, Any]:
+    """What run.json says beside the identity."""
+    recipe, options = run.recipe, run.options
+    model_config = recipe.build(ModelConfig)
+    unwrapped = trainer.accelerator.unwrap_model(trainer.model)
+    model = trainable.describe_model(unwrapped, model_config)
+    untrained = AutoConfig.from_pretrained(model_config.model_name_or_path, revision=model_config.model_revision)
+    own = base_rope(str(model_config.model_name_or_path), rope_of(untrained.get_text_config()))
+    resolved = {**trainer.args.to_dict(), **dataclasses.asdict(model_config), **dataclasses.asdict(options)}
+    return {
+        "recipe": {"path": recipe.path, "sha256": recipe.sha256, "text": recipe.text},
+        "arguments": json.loads(json.dumps(resolved, default=str)),  # enumerations and paths as text
+        "accelerate": run.hardware.as_record(),
+        "hardware": lineage.machine(),
+        "inputs": {"dataset": dataset, "model": model},
+        "rope": {"base": own, "trained": model["rope"]},
+        "prompt": options.prompt,
+        "eos_token": trainer.processing_class.eos_token if getattr(options, "append_eos", True) else None,
+        "parameters": trainable.parameter_counts(unwrapped),
+    }
+
+
+def start_or_continue(run: Run, details: dict[str, Any], resumed_from: Path | None) -> dict[str, Any]:
+    """The record of this run with a new session in it, written to run.json by the main process."""
+    output_dir, record = run.output_dir, run.record
+    if PartialState().is_main_process and lineage.read_json(output_dir / lineage.RUN_FILE) != record:
+        raise lineage.LineageError(f"{output_dir}: another process wrote there meanwhile; start the command again")
+    session = {"started": lineage.now(), "resumed_from": resumed_from.name if resumed_from else None}
+    if not PartialState().is_main_process:
+        return record or details
+    if record is None:
+        return lineage.start_record(output_dir, run.identity, {**details, "sessions": [session]})
+    record["sessions"].append(session)
+    atomic.write_json(output_dir / lineage.RUN_FILE, record)
+    return record
+
+
+def no_step_reason(trainer: WholeRun) -> str:
+    """Why training ended before its first step, with the numbers that decide it."""
+    rows, batches, args = len(trainer.train_dataset), len(trainer.get_train_dataloader()), trainer.args
+    if batches:
+        return f"no step was taken of {trainer.state.max_steps}: a callback stopped the run before the first"
+    return (
+        f"no step was taken: {rows} rows fill no batch (per_device_train_batch_size {args.per_device_train_batch_size} "
+        f"× {args.world_size} processes, dataloader_drop_last {str(args.dataloader_drop_last).lower()}); lower "
+        f"the batch or add rows"
+    )
+
+
+def run_result(trainer: WholeRun, seconds: float) -> dict[str, Any]:
+    """What a trained run reached. `wall_seconds` are of the last session, the rate is the median of all windows."""
+    state = trainer.state
+    rates = [entry["tokens_per_second"] for entry in state.log_history if "tokens_per_second" in entry]
+    losses = [round(entry["loss"], 4) for entry in state.log_history if "loss" in entry]
+    return {
+        "steps": state.global_step,
+        "epochs": state.epoch,
+        "tokens_seen": state.num_input_tokens_seen,
+        "tokens_per_second": statistics.median(rates) if rates else None,
+        "wall_seconds": round(seconds, 2),
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "best_metric": state.best_metric,
+        "best_checkpoint": Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None,
+        "evaluation": last_evaluation(trainer),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "effective": effective_settings(trainer),
+        "exit_reason": "completed" if state.global_step >= state.max_steps else "stopped by a callback",
+    }
+
+
+def last_evaluation(trainer: WholeRun) -> dict[str, float]:
+    """Figures of the last evaluation but those of its speed; empty where the recipe evaluates nothing."""
+    lines = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    figures = lines[-1] if lines else {}
+    return {k: v for k, v in figures.items() if k.startswith("eval_") and k not in EVALUATION_SPEED}
+
+
+def effective_settings(trainer: WholeRun) -> dict[str, Any]:
+    """What was in force while training, read from the model itself; the trainer applies some of it only then."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return {
+        "gradient_checkpointing": bool(model.is_activation_checkpointing),
+        "attn_implementation": model.config._attn_implementation,
+        "weights_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "autocast": trainer.accelerator.mixed_precision,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
