@@ -6,19 +6,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
 import yaml
+from forked import Process, capturing, start_python
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).parents[1]
+STARTED_WITH = dict(os.environ)  # scripts get this: what a library sets in the tests' process is not theirs
 # Port 0: the usual one may still be held by a launch that ended a moment ago.
 LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
-ScriptRunner = Callable[..., subprocess.CompletedProcess[str]]
 
 settings.register_profile("busy", deadline=None)  # an example may take any time on a busy machine
 settings.load_profile("busy")
@@ -35,23 +36,33 @@ def shared_data() -> Path:
 
 def script_environment(config: str | Path | None = "accelerate_configs/cpu.yaml") -> dict[str, str]:
     """One thread, since these models are slower with more; no network; the accelerate config named directly."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**STARTED_WITH, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment.pop("POSTTRAIN_ACCELERATE_CONFIG", None)
     if config:
         environment["POSTTRAIN_ACCELERATE_CONFIG"] = str(config)
     return environment
 
 
-def run_script(*arguments: object, config: str | Path | None = "accelerate_configs/cpu.yaml", timeout: float = 600):
-    """A script of the repository in a process of its own, from the repository's root."""
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=REPOSITORY,
-        env=script_environment(config),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+def run_script(
+    *arguments: object,
+    config: str | Path | None = "accelerate_configs/cpu.yaml",
+    timeout: float = 600,
+    fresh: bool = False,
+    text: str = "",
+) -> subprocess.CompletedProcess[str]:
+    """A script of the repository in a process of its own, from the repository's root; `fresh` by a new interpreter."""
+    command = [str(word) for word in arguments]
+    with capturing(text) as files:
+        streams = [file.fileno() for file in files]
+        process = start_python(command, REPOSITORY, script_environment(config), streams, fresh)
+        try:
+            process.wait(timeout)
+        except BaseException:
+            kill(process)
+            raise
+        for file in files:
+            file.seek(0)
+        return subprocess.CompletedProcess(command, process.returncode, files[1].read(), files[2].read())
 
 
 def launch(config: str | Path, *arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
@@ -80,22 +91,23 @@ def config_copy(tmp_path: Path, name: str, toggles: dict[str, Any] | None = None
     return path
 
 
-def start(command: list[str], config: str | None) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, *command], cwd=REPOSITORY, env=script_environment(config),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+def start(command: Sequence[object], config: str | None, stderr: IO[str] | None = None) -> Process:
+    """What Python's command line takes, in the background; nobody reads what it prints, or `stderr` does."""
+    with open(os.devnull, "r+b") as nothing:
+        streams = [nothing.fileno(), nothing.fileno(), (stderr or nothing).fileno()]
+        return start_python([*map(str, command)], REPOSITORY, script_environment(config), streams, fresh=False)
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: Process) -> None:
     """SIGKILL a process and all its children; workers of torchrun have sessions of their own."""
-    for child in [*psutil.Process(process.pid).children(recursive=True), process]:
-        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-            child.kill()
-    process.wait()
+    if process.poll() is None:
+        for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                child.kill()
+        process.wait()
 
 
-def kill_when(path: Path, command: list[str], config: str | None) -> None:
+def kill_when(path: Path, command: Sequence[object], config: str | None) -> None:
     """Start a command and kill it as soon as `path` exists, which is in the middle of what it writes then."""
     process = start(command, config)
     deadline = time.monotonic() + 120

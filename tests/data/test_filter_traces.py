@@ -1,6 +1,5 @@
 """data_prep/filter_traces.py: what is kept is sound, what is dropped has a reason, the bytes follow from the rows."""
 
-import hashlib
 import json
 import random
 import shlex
@@ -12,21 +11,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY, kill, run_script, script_environment, start
+from traces import CHAT, TOKENIZER, digests, solved
 
 SCRIPT = "data_prep/filter_traces.py"
-TOKENIZER = REPOSITORY / "assets/tiny_init"
-CHAT = ("--tokenizer", TOKENIZER, "--eos-token", "<|im_end|>", "--decontaminate", "none")
 QWEN = ("--eos-token", "<|im_end|>", "--decontaminate", "none")
-
-
-def solved(number: int) -> dict:
-    """A sound row; every number gives another one."""
-    words = " ".join(hashlib.sha256(f"{number}.{i}".encode()).hexdigest()[:6] for i in range(6))
-    return {
-        "question": f"{words}: {number} + 1 = ?",
-        "response": f"{words} so \\boxed{{{number + 1}}}",
-        "gold": str(number + 1),
-    }
 
 
 def write_lines(path: Path, rows: list) -> Path:
@@ -38,10 +26,6 @@ def prepare(out: Path, *arguments: object, **options) -> dict:
     done = run_script(SCRIPT, *arguments, "--out", out, **options)
     assert done.returncode == 0, done.stderr
     return json.loads((out / "manifest.json").read_text())
-
-
-def digests(out: Path) -> dict:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.glob("*.parquet"))}
 
 
 REASON_ROWS = {

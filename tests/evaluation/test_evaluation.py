@@ -1,13 +1,11 @@
 """src/eval.py and its sampler on CPU: greedy answers do not depend on the batch, wrong input is refused."""
 
 import json
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
 import pytest
-from conftest import REPOSITORY, run_script, script_environment
+from conftest import REPOSITORY, kill, run_script, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.data.benchmarks import BenchmarkError, load_benchmarks
@@ -180,15 +178,11 @@ def test_a_killed_evaluation_ends_with_the_same_bytes_and_score_rebuilds_them(ti
         ]  # fmt: skip
 
     assert run_script(*command(tmp_path / "whole")).returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, *map(str, command(tmp_path / "killed"))], cwd=REPOSITORY, env=script_environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = start(command(tmp_path / "killed"), config=None)
     partial = tmp_path / "killed/tiny_1step/samples.partial.jsonl"
     while process.poll() is None and not (partial.is_file() and len(partial.read_bytes()) > 2000):
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    kill(process)
     kept = len(partial.read_text().splitlines())
     assert 0 < kept < 60
     done = run_script(*command(tmp_path / "killed"))

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from conftest import run_script
-from test_filter_traces import CHAT, digests, solved
+from traces import CHAT, digests, solved
 
 
 @pytest.mark.slow

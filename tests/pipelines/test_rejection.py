@@ -2,13 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from conftest import REPOSITORY, launch, run_script, script_environment
+from conftest import REPOSITORY, launch, run_script, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.errors import PosttrainError
@@ -135,16 +133,14 @@ def test_the_walk_through(tmp_path):
         "--dataset_name", data / "tiny_math", "--data_dir", data, "--benchmarks", "tiny_1step",
         "--max_new_tokens", 72, "--max_length", 256, "--temperature", 0.5,
     ]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, *map(str, command)], cwd=REPOSITORY, env=script_environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
     seen = set()  # lines of the buffer while the command runs
-    while process.poll() is None:
-        if (out / "rejection_buffer.jsonl").exists():
-            seen.add((out / "rejection_buffer.jsonl").read_text().count("\n"))
-        time.sleep(0.001)
-    assert process.returncode == 0, process.stderr.read()[-3000:]
+    with (tmp_path / "stderr").open("w") as stderr:
+        process = start(command, "accelerate_configs/cpu.yaml", stderr)
+        while process.poll() is None:
+            if (out / "rejection_buffer.jsonl").exists():
+                seen.add((out / "rejection_buffer.jsonl").read_text().count("\n"))
+            time.sleep(0.001)
+    assert process.returncode == 0, (tmp_path / "stderr").read_text()[-3000:]
     assert len(seen) > 2, "the buffer must grow question by question"
     text = (out / "rejection_sft.stdout").read_text()
     phases = ("Creating Training Run", "Populating Rejection Buffer", "Rejection SFT Training Loop", "Final Evaluation")

@@ -1,15 +1,14 @@
 """Rounds of expert iteration end to end on the tiny world, from an early-stopped fine-tuning, with kills."""
 
+import contextlib
 import json
 import os
 import random
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, launch, run_script, script_environment
+from conftest import REPOSITORY, kill, launch, run_script, start
 
 from posttrain.data.rows import read_parquet
 from posttrain.evaluation.comparison import compare, mcnemar
@@ -98,15 +97,14 @@ def test_a_run_of_other_settings_is_refused(finished, world):
 
 
 def test_sampling_that_is_killed_ends_with_the_same_bytes(finished, tmp_path):
-    command = [sys.executable, "src/sample.py", str(finished / "round_1/sample.yaml"), "--output_dir", str(tmp_path)]
+    command = ["src/sample.py", finished / "round_1/sample.yaml", "--output_dir", tmp_path]
     partial, lines = tmp_path / "rollouts.partial.jsonl", []
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=script_environment(), stderr=subprocess.DEVNULL)
+    process = start(command, CPU)
     while process.poll() is None and len(lines) < 20:
         lines = partial.read_bytes().splitlines() if partial.exists() else []
-    process.kill()
-    process.wait()
+    kill(process)
     assert lines and not (tmp_path / "metrics.json").exists()
-    done = run_script(*command[1:])
+    done = run_script(*command)
     assert done.returncode == 0, done.stderr
     for name in ("rollouts.jsonl", "metrics.json"):
         assert (tmp_path / name).read_bytes() == (finished / "round_1/rollouts" / name).read_bytes()
@@ -155,15 +153,13 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_never_killed(world, tm
     small = ("--num_questions", 120, "--num_candidates", 4, "--limit", 40, "--save_steps", 5)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run_script(*arguments(world, whole, *small)).returncode == 0
-    generator, command = random.Random(0), [sys.executable, *arguments(world, killed, *small)]
+    generator, command = random.Random(0), arguments(world, killed, *small)
     for _ in range(KILLS):
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=script_environment(), start_new_session=True)
-        try:
+        process = start(command, CPU)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=generator.uniform(3, 30))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    assert run_script(*command[1:]).returncode == 0
+        kill(process)
+    assert run_script(*command).returncode == 0
     for name in ("rounds.json", *(f"round_{n}/{path}" for n in (1, 2, 3) for path in WHOLE)):
         theirs = json.loads((killed / name).read_text()) if name == "rounds.json" else (killed / name).read_bytes()
         ours = json.loads((whole / name).read_text()) if name == "rounds.json" else (whole / name).read_bytes()

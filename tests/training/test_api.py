@@ -184,10 +184,7 @@ def test_the_blocks_of_the_readme_run(tiny_data, tmp_path):
 @pytest.mark.slow
 def test_chat_streams_remembers_and_compares(tmp_path):
     def talk(*arguments: str, lines: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "src/chat.py", TINY_BASE, "--max_new_tokens", "12", *arguments], input=lines,
-            cwd=REPOSITORY, env=script_environment(), capture_output=True, text=True,
-        )  # fmt: skip
+        done = run_script("src/chat.py", TINY_BASE, "--max_new_tokens", 12, *arguments, text=lines)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
