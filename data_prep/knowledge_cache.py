@@ -30,9 +30,9 @@ from posttrain.memory.bank.cache import (
 
 def main() -> None:
     arguments = parse_arguments()
-    from transformers import AutoTokenizer
+    from posttrain.data.tokenise import open_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    tokenizer = open_tokenizer(arguments.tokenizer)
     if tokenizer.pad_token_id is None:
         raise BankError(f"{arguments.tokenizer}: has no pad token, which fills the rows")
     length = arguments.knowledge_length

@@ -27,12 +27,15 @@ def main() -> None:
         raise BankError(f"{arguments.out}: expected another file than --cache")
     import torch
     from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
+    from posttrain.data.tokenise import open_tokenizer
     from posttrain.memory.bank.placement import place
 
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, use_safetensors=True, dtype="auto")
+    tokenizer = open_tokenizer(arguments.model)
+    model = AutoModelForCausalLM.from_pretrained(
+        arguments.model, use_safetensors=True, trust_remote_code=False, dtype="auto"
+    )
     embedding = project(model.get_input_embeddings().weight.detach().float(), arguments.seed)
     metadata, mappings = read_metadata(arguments.cache), read_mappings(arguments.cache)
     length, number = metadata["knowledge_length"], metadata["knowledge_num"]

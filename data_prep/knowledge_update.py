@@ -23,9 +23,9 @@ def main() -> None:
     changes = [as_change(record, f"{arguments.changes}: change {i}") for i, record in enumerate(records, start=1)]
     if arguments.out.resolve() == arguments.cache.resolve() or not changes:
         raise BankError(f"{arguments.out}: expected another file than --cache, and one change or more")
-    from transformers import AutoTokenizer
+    from posttrain.data.tokenise import open_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    tokenizer = open_tokenizer(arguments.tokenizer)
     metadata = read_metadata(arguments.cache)
     try:
         shape = BankShape(

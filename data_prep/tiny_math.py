@@ -12,6 +12,7 @@ from pathlib import Path
 
 from posttrain.data.manifest import Source, write_dataset
 from posttrain.data.sources import tiny_tokenizer, tiny_world
+from posttrain.data.tokenise import open_tokenizer
 from posttrain.errors import run_script
 
 SOURCE = Source(id="posttrain.tiny_world", licence="Apache-2.0")
@@ -26,7 +27,7 @@ def main() -> None:
         datasets["tiny_text"] = tiny_world.text_splits(arguments.seed, arguments.text_lines, held_out)
     if arguments.tokenizer_dir:
         tiny_tokenizer.write_init(arguments.tokenizer_dir, datasets["tiny_text"]["train"], problems["train"])
-    tokenizer = tiny_tokenizer.load_tokenizer(arguments.tokenizer)
+    tokenizer = open_tokenizer(arguments.tokenizer)
     for name, splits in datasets.items():
         counted = {split: tiny_tokenizer.count_tokens(rows, tokenizer) for split, rows in splits.items()}
         directory = arguments.out / name

@@ -55,7 +55,7 @@ def model_of(vocabulary: int, attention: str = "sdpa") -> Any:
         vocab_size=vocabulary, hidden_size=256, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=8192, tie_word_embeddings=True, pad_token_id=0,
     )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention, trust_remote_code=False)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -108,6 +108,7 @@ def test_models_are_checked_before_they_are_loaded(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="has no weights"):
         check_model(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
     check_model(str(tmp_path), needs_weights=False)
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(ModelError, match="pickle"):

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.prompts import render_prompt
 from posttrain.data.rows import by_content, read_parquet
 from posttrain.data.token_files import Ids, ids_key, read_ids
-from posttrain.data.tokenise import Tokenise, spelled, token_ids
+from posttrain.data.tokenise import Tokenise, open_tokenizer, spelled, token_ids
 from posttrain.errors import PosttrainError
 
 IGNORED = -100  # the label that cross entropy skips
@@ -80,7 +80,7 @@ class Encoding:
 
 def load_tokenizer(name: str, revision: str | None, eos_token: str | None) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint, its end token set to the recipe's. Labels mask padding, whatever its token."""
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    tokenizer = open_tokenizer(name, revision)
     if eos_token is not None:
         if eos_token not in tokenizer.get_vocab():
             raise PosttrainError(f"eos_token: {eos_token!r}: not in the vocabulary of {name}")

@@ -1,4 +1,7 @@
-"""Texts to token ids in batches and back to bytes, and the optional `fastokens` package where it gives the same ids."""
+"""Open a tokenizer that knows a vocabulary; texts to token ids in batches and back to bytes.
+
+The optional `fastokens` package is used where it gives the same ids.
+"""
 
 import functools
 import importlib.util
@@ -6,17 +9,43 @@ import itertools
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from tokenizers.decoders import ByteLevel
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from posttrain.errors import PosttrainError
 
 Tokenise = Callable[[list[str]], list[np.ndarray]]
 FASTOKENS = "POSTTRAIN_FASTOKENS"  # 0: not used though it is installed
 FIRST_CHECKED = 64  # texts of a process's first batch that are encoded by both
 CHECKED = 256  # one text in so many of the later ones; and the longest of every batch
+
+DIGITS = "0123456789"
+
+
+def open_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory or of the hub; raises PosttrainError unless it spells digits and gives them back.
+
+    Where the vocabulary is missing, transformers 5 makes a tokenizer of the special tokens alone, which turns every
+    text into nothing; one that lost part of its vocabulary skips what it does not know.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except Exception as error:  # the Rust library raises bare Exception, transformers whatever a damaged file leads to
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise PosttrainError(f"{name}: the tokenizer cannot be read ({reason}); copy its files again") from error
+    back = tokenizer.decode(tokenizer(DIGITS, add_special_tokens=False)["input_ids"])
+    if "".join(back.split()) != DIGITS:
+        raise PosttrainError(
+            f"{name}: its tokenizer turns {DIGITS!r} into {back!r} (of {len(tokenizer.get_vocab())} tokens): the "
+            f"vocabulary is missing or damaged; copy the tokenizer's files from the model it was trained from"
+        )
+    return tokenizer
 
 
 def token_ids(tokenizer: Any, texts: list[str]) -> list[np.ndarray]:

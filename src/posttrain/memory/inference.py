@@ -14,6 +14,7 @@ from posttrain.data.tokenise import token_ids
 from posttrain.memory.bank.cache import BankShape, load_bank
 from posttrain.memory.files import check_bank_of, load_memory, read_description
 from posttrain.memory.layer import ExplicitMemory, attach
+from posttrain.models.loading import read_config
 
 NO_LIMIT = 10**9
 
@@ -79,6 +80,8 @@ def open_reader(directory: Path, model: str | None = None, cache: Path | None = 
     shape = BankShape(config.knowledge_num, config.knowledge_length, len(tokenizer), config.pad_id)
     bank = load_bank(cache, shape)
     check_bank_of(description, bank, cache)
-    loaded = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, dtype=dtype).eval()
+    loaded = AutoModelForCausalLM.from_pretrained(
+        name, config=read_config(name), use_safetensors=True, trust_remote_code=False, dtype=dtype
+    ).eval()
     load_memory(directory, attach(loaded, config, bank))
     return Reader(loaded, tokenizer, description, cache)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,6 +20,7 @@ from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
 from posttrain.methods.pairs import Pairs
 from posttrain.models import attention, trainable
+from posttrain.models.loading import read_config
 from posttrain.models.rope import check_live, override
 from posttrain.recipe.options import RewardOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
@@ -57,7 +57,7 @@ def load_model(model: ModelConfig, chosen: StrategyOptions, hardware: Hardware, 
     """The recipe's weights with one output in place of the vocabulary, drawn by `seed` where the file has none."""
     attention.register()
     name, revision = str(model.model_name_or_path), model.model_revision
-    config = AutoConfig.from_pretrained(name, revision=revision, num_labels=1)
+    config = read_config(name, revision, num_labels=1)
     override(config, chosen.rope_theta, chosen.max_position_embeddings, name)
     set_seed(seed)
     loaded = AutoModelForSequenceClassification.from_pretrained(
@@ -65,6 +65,7 @@ def load_model(model: ModelConfig, chosen: StrategyOptions, hardware: Hardware, 
         config=config,
         revision=revision,
         use_safetensors=True,
+        trust_remote_code=False,
         quantization_config=get_quantization_config(model),
         dtype="auto" if model.dtype == "auto" else getattr(torch, model.dtype or "float32"),
         attn_implementation=hardware.attn_implementation,
@@ -112,11 +113,12 @@ class RewardModel:
     def __init__(self, name: str, batch_size: int) -> None:
         """Load `final/`; raises PosttrainError where it is not a reward model."""
         record = lineage.read_lineage(name)
-        if AutoConfig.from_pretrained(name).num_labels != 1 or not record:
+        if read_config(name).num_labels != 1 or not record:
             raise PosttrainError(f"{name}: not a reward model of this project; expected final/ of src/reward_model.py")
         attention.register()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True).to(device).eval()
+        model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+        self.model = model.to(device).eval()
         self.tokenizer = load_tokenizer(name, None, record["eos_token"])
         positions = self.model.config.get_text_config().max_position_embeddings
         self.encoding = Encoding(record["prompt"], record["eos_token"], positions, "error")

@@ -8,7 +8,6 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForTokenClassification,
     DataCollatorForTokenClassification,
     PreTrainedModel,
@@ -24,6 +23,7 @@ from posttrain.data.rows import read_parquet
 from posttrain.hardware import Hardware
 from posttrain.methods.sft import Rows
 from posttrain.models import attention, trainable
+from posttrain.models.loading import read_config
 from posttrain.models.rope import check_live, override
 from posttrain.recipe.options import StrategyOptions, ValueOptions
 from posttrain.recipe.reader import Recipe
@@ -166,7 +166,7 @@ def load_model(model: ModelConfig, chosen: StrategyOptions, hardware: Hardware, 
     attention.register()
     set_seed(seed)
     name, revision = model.model_name_or_path, model.model_revision
-    config = AutoConfig.from_pretrained(name, revision=revision, num_labels=1)
+    config = read_config(str(name), revision, num_labels=1)
     override(config, chosen.rope_theta, chosen.max_position_embeddings, str(name))
     config.classifier_dropout = 0.0  # transformers' own is 0.1, which no value of the same prefix would survive twice
     loaded = AutoModelForTokenClassification.from_pretrained(
@@ -174,6 +174,7 @@ def load_model(model: ModelConfig, chosen: StrategyOptions, hardware: Hardware, 
         revision=revision,
         config=config,
         use_safetensors=True,
+        trust_remote_code=False,
         dtype="auto" if model.dtype == "auto" else getattr(torch, model.dtype or "float32"),
         attn_implementation=hardware.attn_implementation,
     )

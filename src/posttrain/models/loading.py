@@ -1,6 +1,5 @@
 """Load a checkpoint for use: its tokenizer, its configuration, its weights, and where its answers end."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -20,8 +18,10 @@ from transformers import (
 
 from posttrain import atomic, lineage
 from posttrain.data.encode import load_tokenizer as load_tokenizer  # light scripts take it from there
+from posttrain.data.tokenise import open_tokenizer
 from posttrain.errors import PosttrainError
 from posttrain.models.rope import check_live, override, rope_of
+from posttrain.models.source import ADAPTER_CONFIG, adapter_base
 
 
 def set_generation_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -51,17 +51,9 @@ class Checkpoint:
 
 def read_checkpoint(name: str) -> Checkpoint:
     """Tokenizer and configuration of a directory or of the hub; raises PosttrainError where no end token is named."""
-    adapter = Path(name) / "adapter_config.json"
-    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.is_file() else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        config = AutoConfig.from_pretrained(base)
-    except (OSError, ValueError) as error:
-        raise PosttrainError(f"{name}: no tokenizer or configuration: {' '.join(str(error).split())[:300]}") from error
-    try:
-        generation = GenerationConfig.from_pretrained(base)
-    except OSError:  # a checkpoint may have none
-        generation = GenerationConfig.from_model_config(config)
+    base = adapter_base(Path(name)) if (Path(name) / ADAPTER_CONFIG).is_file() else name
+    tokenizer, config = open_tokenizer(name), read_config(base)
+    generation = read_generation_config(base, config)
     if base != name and (record := lineage.read_lineage(name)):  # an adapter; its base's config knows nothing of it
         trained = record["rope"]["trained"]
         override(config, trained["rope_theta"], trained["max_position_embeddings"], name)
@@ -73,13 +65,43 @@ def read_checkpoint(name: str) -> Checkpoint:
     return checkpoint
 
 
+def read_config(name: str, revision: str | None = None, **changes: Any) -> PretrainedConfig:
+    """The configuration of a directory or of the hub, which never brings code along; raises PosttrainError."""
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **changes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise PosttrainError(f"{name}: the configuration cannot be read ({reason}); copy config.json again") from error
+    if "/" in str(config._attn_implementation):  # transformers would fetch and run that repository's kernel
+        raise PosttrainError(
+            f"{name}: config.json: attn_implementation: {config._attn_implementation!r} is a "
+            "repository with code, which is never run; remove the line"
+        )
+    return config
+
+
+def read_generation_config(name: str, config: PretrainedConfig) -> GenerationConfig:
+    """The generation config of a directory or of the hub; what `config` says where there is none."""
+    try:
+        return GenerationConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if (Path(name) / "generation_config.json").is_file():  # it is there and says nothing: its end tokens are lost
+            reason = " ".join(str(error).split())[:300]
+            raise PosttrainError(f"{name}: generation_config.json cannot be read ({reason}); copy it again") from error
+        if not isinstance(error, OSError):
+            raise
+        return GenerationConfig.from_model_config(config)
+
+
 def load_model(checkpoint: Checkpoint, dtype: str) -> PreTrainedModel:
     """Weights of a directory (an adapter too) or of the hub under the checkpoint's config; never code or pickle."""
     name, config = checkpoint.name, checkpoint.config
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=kind, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False
+        )
     except SafetensorError as error:
         raise PosttrainError(f"{name}: the weights cannot be read ({error}); copy or save them again") from error
     check_live(model, name)
@@ -110,10 +132,9 @@ def stop_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 def load_merged(checkpoint: Checkpoint, dtype: str) -> PreTrainedModel:
     """As `load_model`, an adapter merged into its base."""
-    adapter = Path(checkpoint.name) / "adapter_config.json"
-    if not adapter.is_file():
+    if not (Path(checkpoint.name) / ADAPTER_CONFIG).is_file():
         return load_model(checkpoint, dtype)
-    base = replace(checkpoint, name=json.loads(adapter.read_text())["base_model_name_or_path"])
+    base = replace(checkpoint, name=adapter_base(Path(checkpoint.name)))
     return PeftModel.from_pretrained(load_model(base, dtype), checkpoint.name).merge_and_unload()
 
 

@@ -1,6 +1,5 @@
 """An adapter merged into its base: one model directory, proved to say what base and adapter said together."""
 
-import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,14 +7,15 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from posttrain import atomic, lineage
+from posttrain.data.tokenise import open_tokenizer
 from posttrain.errors import PosttrainError
 from posttrain.models import checkpoints, loading
 from posttrain.models.loading import load_model, read_checkpoint
 from posttrain.models.rope import write_both_forms
-from posttrain.models.source import check_model
+from posttrain.models.source import adapter_base, check_model
 
 PROBE_SHAPE = (4, 64)  # rows and tokens of random ids that both models read
 TOLERANCE = 1e-4  # of the largest logit; float32 sums in another order differ by less
@@ -70,14 +70,14 @@ def read_base(adapter: Path) -> str:
     config = adapter / "adapter_config.json"
     if not config.is_file():
         raise MergeError(f"{adapter}: has no adapter_config.json; expected an adapter, such as outputs/<run>/final")
-    base = json.loads(config.read_text())["base_model_name_or_path"]
-    check_model(base, may_be_adapter=False)
+    base = adapter_base(adapter)
+    check_model(base, may_be_adapter=False, needs_vocabulary=False)  # the adapter has its own
     return base
 
 
 def vocabulary_size(adapter: Path) -> int:
     """How many ids the tokenizer of an adapter knows."""
-    return len(AutoTokenizer.from_pretrained(adapter))
+    return len(open_tokenizer(adapter))
 
 
 def probe_ids(size: int) -> torch.Tensor:
@@ -98,7 +98,7 @@ def largest(values: torch.Tensor) -> float:
 
 def save(model: PreTrainedModel, adapter: Path, out: Path) -> None:
     """Weights as safetensors, tokenizer, and a generation config that stops where the adapter was trained to."""
-    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    tokenizer = open_tokenizer(adapter)
     record = lineage.read_lineage(adapter)
     if record is None or record.get("eos_token"):
         loading.set_generation_end(model, tokenizer)

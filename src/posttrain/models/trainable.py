@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from peft import PeftConfig
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from posttrain import lineage
@@ -14,6 +14,7 @@ from posttrain.data.encode import load_tokenizer as load_tokenizer  # light scri
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
 from posttrain.models import attention
+from posttrain.models.loading import read_config
 from posttrain.models.rope import check_live, override, rope_of
 from posttrain.recipe.options import StrategyOptions
 
@@ -30,16 +31,17 @@ def load_model(
     dtype = "auto" if model.dtype == "auto" else getattr(torch, model.dtype or "float32")
     options = {"dtype": dtype, "attn_implementation": hardware.attn_implementation}
     name, revision = model.model_name_or_path, model.model_revision
-    config = AutoConfig.from_pretrained(name, revision=revision)
+    config = read_config(str(name), revision)
     override(config, chosen.rope_theta, chosen.max_position_embeddings, str(name))
     set_seed(seed)
     if random_init:
-        return AutoModelForCausalLM.from_config(config, **options)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
     loaded = AutoModelForCausalLM.from_pretrained(
         name,
         config=config,
         revision=revision,
         use_safetensors=True,
+        trust_remote_code=False,
         quantization_config=get_quantization_config(model),
         **options,
     )

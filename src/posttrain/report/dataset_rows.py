@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.encode import IGNORED, Encoding, load_split
 from posttrain.data.rows import read_parquet
+from posttrain.data.tokenise import open_tokenizer
 from posttrain.errors import PosttrainError
 
 NO_LIMIT = 2**31  # tokens; a report shows rows that are too long
@@ -56,7 +57,7 @@ def load_tokenizer(name: str | None, directory: Path) -> PreTrainedTokenizerBase
         raise PosttrainError(
             f"{directory}: its manifest names no tokenizer, and lengths depend on it; add --tokenizer DIRECTORY_OR_NAME"
         )
-    return AutoTokenizer.from_pretrained(name)
+    return open_tokenizer(name)
 
 
 def default_prompt(manifest: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate import PartialState
-from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import ModelConfig
 
 from posttrain import atomic, lineage
@@ -19,6 +19,7 @@ from posttrain.data.encode import load_tokenizer
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
 from posttrain.models import trainable
+from posttrain.models.loading import read_config
 from posttrain.models.rope import base_rope, rope_of
 from posttrain.recipe.options import StrategyOptions
 from posttrain.recipe.reader import Recipe
@@ -144,7 +145,7 @@ def run_details(run: Run, trainer: WholeRun, dataset: dict[str, Any]) -> dict[st
     model_config = recipe.build(ModelConfig)
     unwrapped = trainer.accelerator.unwrap_model(trainer.model)
     model = trainable.describe_model(unwrapped, model_config)
-    untrained = AutoConfig.from_pretrained(model_config.model_name_or_path, revision=model_config.model_revision)
+    untrained = read_config(str(model_config.model_name_or_path), model_config.model_revision)
     own = base_rope(str(model_config.model_name_or_path), rope_of(untrained.get_text_config()))
     resolved = {**trainer.args.to_dict(), **dataclasses.asdict(model_config), **dataclasses.asdict(options)}
     return {

@@ -53,9 +53,9 @@ def split_validation(splits: dict[str, list[Row]], n: int) -> dict[str, list[Row
 
 def count_tokens(splits: dict[str, list[Row]], tokenizer: str) -> dict[str, list[Row]]:
     """Rows with the tokens of question and solution, without any template."""
-    from transformers import AutoTokenizer
+    from posttrain.data.tokenise import open_tokenizer
 
-    encode = AutoTokenizer.from_pretrained(tokenizer)
+    encode = open_tokenizer(tokenizer)
     counted = {}
     for split, rows in splits.items():
         texts = [row.prompt[0]["content"] + row.completion[0]["content"] for row in rows]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Config
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Config
 
 from posttrain.data.rows import Row, TextRow
 
@@ -59,10 +59,6 @@ def model_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
         pad_token_id=tokenizer.pad_token_id,
         architectures=["Qwen2ForCausalLM"],
     )
-
-
-def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(directory)
 
 
 def count_tokens(rows: list[AnyRow], tokenizer: PreTrainedTokenizerBase) -> list[AnyRow]:
