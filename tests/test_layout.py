@@ -30,7 +30,7 @@ LIGHT = (
     "pipelines.candidates", "pipelines.expert_iteration", "pipelines.preference_data", "pipelines.rollouts",
     "processes", "recipe.contradictions", "recipe.memory_options", "recipe.options", "recipe.reader", "recipe.rules",
     "recipe.schema", "report.content", "report.evaluation_page", "report.figures", "report.formulas",
-    "report.html_page", "report.questions",
+    "report.html_page", "report.questions", "secrets",
 )  # fmt: skip
 
 

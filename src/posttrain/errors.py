@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from posttrain import processes
+from posttrain.secrets import masked_text
 
 TRACEBACK = "POSTTRAIN_TRACEBACK"
 
@@ -33,7 +34,7 @@ def run_script(main: Callable[[], None]) -> None:
             raise
         rank = int(os.environ.get("RANK", "0"))
         if rank == 0 or _processes_have_met():
-            text = str(error)
+            text = masked_text(str(error))
             if not isinstance(error, PosttrainError):
                 text = f"{type(error).__name__}: {' '.join(text.split())}"
             print(f"error: {f'process {rank}: ' if rank else ''}{text}", file=sys.stderr, flush=True)
@@ -56,3 +57,10 @@ def check_writable(directory: Path) -> None:
     nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise PosttrainError(f"{directory}: {nearest} is not a directory that can be written to; choose another")
+
+
+def yaml_fault(error: Exception) -> str:
+    """Line and fault of what is not YAML, without the line itself, in which a secret may stand."""
+    mark = getattr(error, "problem_mark", None)
+    line = f":{mark.line + 1}" if mark else ""
+    return f"{line}: not YAML: {' '.join(str(getattr(error, 'problem', None) or error).split())}"

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import yaml
 
-from posttrain.errors import PosttrainError
+from posttrain.errors import PosttrainError, yaml_fault
 
 VARIABLE = "POSTTRAIN_ACCELERATE_CONFIG"
 SECTION = "dynamo_config"
@@ -103,7 +103,7 @@ def parse_config(path: str, text: str) -> dict[str, Any]:
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise HardwareError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise HardwareError(f"{path}{yaml_fault(error)}") from error
     if not isinstance(config, dict) or not isinstance(config.get(SECTION) or {}, dict):
         raise HardwareError(f"{path}: expected `key: value` lines, and {SECTION} as a section of them")
     toggles = config.get(SECTION) or {}

@@ -17,6 +17,7 @@ from typing import Any
 
 from posttrain import atomic
 from posttrain.errors import PosttrainError, check_writable
+from posttrain.secrets import masked, masked_arguments
 
 SCHEMA_VERSION = 1
 EDGE_BYTES = 2**20
@@ -125,9 +126,9 @@ def claim(output_dir: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         if output_dir.is_dir() and any(output_dir.glob("checkpoint-*")):
             raise LineageError(f"{output_dir}: holds checkpoints but no {RUN_FILE}; choose another --output_dir")
         return None
-    if record["identity"] == identity:
+    theirs, ours = record["identity"], masked(identity)
+    if theirs == ours:
         return record
-    theirs, ours = record["identity"], identity
     different = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
     first = different[0]
     raise LineageError(
@@ -143,11 +144,11 @@ def start_record(output_dir: Path, identity: dict[str, Any], details: dict[str, 
         "schema": SCHEMA_VERSION,
         "run_id": f"{output_dir.name}-{digest([identity, started])[:8]}",
         "started": started,
-        "argv": sys.argv,
+        "argv": masked_arguments(sys.argv),
         "code": code_state(),
         "packages": package_versions(),
-        "identity": identity,
-        **details,
+        "identity": masked(identity),
+        **masked(details),
         "result": None,
         "finished": None,
     }

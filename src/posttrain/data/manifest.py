@@ -13,6 +13,7 @@ from posttrain import atomic
 from posttrain.data.rows import ROW_SCHEMA, TEXT_SCHEMA, Row, TextRow, write_parquet
 from posttrain.errors import PosttrainError, check_writable
 from posttrain.lineage import code_state
+from posttrain.secrets import masked_arguments
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
@@ -77,7 +78,7 @@ def write_manifest(directory: Path, files: list[Path], source: Source, facts: di
         "schema": SCHEMA_VERSION,
         "columns": facts["columns"],
         "source": {"id": source.id, "revision": source.revision, "sha256": source.sha256, "licence": source.licence},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *masked_arguments(sys.argv[1:])],
         "code": code_state(),
         **{name: value for name, value in facts.items() if name != "columns"},
         "files": {f.name: {"rows": pq.read_metadata(f).num_rows, "sha256": atomic.sha256_file(f)} for f in files},

@@ -17,13 +17,16 @@ from typing import Any, TypeVar
 
 import yaml
 
-from posttrain.errors import PosttrainError
+from posttrain.errors import PosttrainError, yaml_fault
 from posttrain.recipe import rules
 from posttrain.recipe.contradictions import contradictions
 from posttrain.recipe.schema import Field, accepts, read_fields
+from posttrain.secrets import masked, masked_file, masked_text
 
 Config = TypeVar("Config")
 EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+
+SECRET = "holds a secret, which run.json would keep; set it in the environment (HF_TOKEN, OPENAI_API_KEY for a server)"
 
 
 class RecipeError(PosttrainError):
@@ -123,13 +126,19 @@ def read_entries(path: Path) -> tuple[list[Entry], list[str]]:
             for k, v in root.value
         ]
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError([f"{path}: not YAML: {' '.join(str(error).split())}"]) from error
-    entries, faults = [], []
+        raise RecipeError([f"{path}{yaml_fault(error)}"]) from error
+    entries, faults = [], secret_faults(path, text)
     for key, value, line in pairs:
         if any(key == entry.key for entry in entries):
-            faults.append(f"{path}:{line}: {key}: {value!r}: written twice; keep one")
+            faults.append(f"{path}:{line}: {key}: written twice; keep one")
         entries.append(Entry(str(key), value, f"{path}:{line}"))
     return entries, faults
+
+
+def secret_faults(path: Path, text: str) -> list[str]:
+    """Lines of a recipe, comments too, that hold a secret: a recipe is shared, and its text is kept in run.json."""
+    lines = enumerate(text.split("\n"), start=1)
+    return [f"{path}:{number}: {SECRET}" for number, line in lines if masked_file(line) != line]
 
 
 def read_overrides(arguments: list[str], fields: dict[str, Field]) -> tuple[list[Entry], list[str]]:
@@ -140,7 +149,7 @@ def read_overrides(arguments: list[str], fields: dict[str, Field]) -> tuple[list
         name, equals, value = arguments[position].partition("=")
         position += 1
         if not name.startswith("--"):
-            faults.append(f"command line: {name}: expected --field value after the recipe")
+            faults.append(f"command line: {masked_text(name)}: expected --field value after the recipe")
             continue
         if not equals:
             if position == len(arguments):
@@ -175,13 +184,15 @@ def _typed(text: str, annotation: str) -> Any:
 
 def entry_faults(entry: Entry, fields: dict[str, Field]) -> list[str]:
     """What is wrong with one key and its value taken alone."""
-    start = f"{entry.where}: {entry.key}: {entry.value!r}: "
+    where = f"{entry.where}: {entry.key}: "  # the value of a key that is not taken may be a secret
     if reason := rules.refusal(entry.key, entry.value):
-        return [start + reason]
+        return [where + reason]
     if entry.key not in fields:
         close = difflib.get_close_matches(entry.key, fields, n=1, cutoff=0.7)
-        return [start + "unknown key" + (f"; did you mean {close[0]}?" if close else "; --help lists the known ones")]
-    field = fields[entry.key]
+        return [where + "unknown key" + (f"; did you mean {close[0]}?" if close else "; --help lists the known ones")]
+    if str(masked(entry.value, entry.key)) != str(entry.value):
+        return [where + SECRET]
+    start, field = f"{where}{entry.value!r}: ", fields[entry.key]
     if not accepts(field.annotation, entry.value):
         hint = ""
         if isinstance(entry.value, str) and EXPONENT.fullmatch(entry.value) and accepts(field.annotation, 1.0):
