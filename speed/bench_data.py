@@ -53,13 +53,15 @@ RATIOS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="JSON lines of traces")
-    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--data", type=Path, help="JSON lines of traces")
+    parser.add_argument("--tokenizer", help="directory or hub name")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--wall-rounds", type=int, default=1)
     parser.add_argument("--side", help="run this one alone and print its seconds: what the benchmark calls itself for")
     parser.add_argument("--directory", type=Path, help="of --side: where the prepared dataset lies")
     arguments = parser.parse_args()
+    if arguments.data is None or arguments.tokenizer is None:
+        sys.exit("error: needs traces and a tokenizer: make bench-data ARGS='--data FILE --tokenizer DIRECTORY'")
     if arguments.side:
         run_side(arguments)
         return

@@ -1,6 +1,6 @@
 """Where the seconds of a GRPO step go, beside TRL's trainer with the same settings.
 
-    make bench-grpo ARGS="--model outputs/tiny_sft_early/final"
+    make bench-grpo                                             # after make demo, from outputs/tiny_sft_early/final
     make bench-grpo ARGS="--model … --use_vllm true --vllm_mode server …"    # with a server running: make serve
 
 Both train the recipe's first steps on the same prompts with the same seed, ours with its verifier, TRL's with its
@@ -10,6 +10,7 @@ accuracy_reward. Printed: CPU and wall seconds per step of each in interleaved r
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -74,10 +75,14 @@ def build_trainer(kind: type[GRPOTrainer], recipe: Recipe, grader: Grader, direc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="recipes/tiny_grpo.yaml")
-    parser.add_argument("--model", required=True, help="the checkpoint to start from")
+    parser.add_argument("--model", default="outputs/tiny_sft_early/final", help="the checkpoint to start from")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     asked, fields = parser.parse_known_args()
+    if not Path(asked.model).is_dir():
+        sys.exit(
+            f"error: {asked.model}: no such directory; `make demo` makes it, or name one: ARGS='--model DIRECTORY'"
+        )
     overrides = ["--model_name_or_path", asked.model, "--max_steps", str(asked.steps), "--guard_steps", "0", *fields]
     recipe = read_recipe([asked.recipe, *overrides], "grpo")
     ratios = []

@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -44,10 +45,12 @@ def theirs(golds: list[str], completions: list[str]) -> tuple[list[float | None]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--traces", type=Path, required=True, help="JSON lines with `gold` and `response`")
+    parser.add_argument("--traces", type=Path, help="JSON lines with `gold` and `response`")
     parser.add_argument("--completions", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    if arguments.traces is None:
+        sys.exit("error: needs traces, JSON lines with `gold` and `response`: make bench-reward ARGS='--traces FILE'")
     logging.disable(logging.CRITICAL)
     rows = [json.loads(line) for line in arguments.traces.read_text().splitlines()]
     rows = [row for row in rows if row["gold"]]

@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -176,10 +177,12 @@ def timed(grader: Grader, gold: str, response: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="directory with verifier/, gsm8k/, math/, …")
+    parser.add_argument("--data", type=Path, help="directory with verifier/, gsm8k/, math/, …")
     parser.add_argument("--limit", type=int, help="labelled rows of each file")
     parser.add_argument("--only", choices=["labels", "speed"], help="one of the two parts")
     arguments = parser.parse_args()
+    if arguments.data is None:
+        sys.exit("error: needs a directory with verifier/, gsm8k/, math/: make bench-verifier ARGS='--data DIRECTORY'")
     if arguments.only != "speed":
         compare_on_labels(arguments.data / "verifier", arguments.limit)
     if arguments.only != "labels":

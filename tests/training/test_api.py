@@ -2,12 +2,11 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY, record, run_script, script_environment
+from conftest import REPOSITORY, record, run_script
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -162,23 +161,6 @@ def test_train_returns_what_the_run_wrote_and_goes_on_after_an_interruption(tiny
     assert whole.best_metric == min(evaluated) == record(tmp_path / "whole")["result"]["best_metric"]
     assert posttrain.train("recipes/tiny_sft.yaml", keys) == resumed  # finished: read, not trained
     assert "WANDB_DIR" not in os.environ  # or the next run in this process would write into the first one's directory
-
-
-@pytest.mark.slow
-def test_the_blocks_of_the_readme_run(tiny_data, tmp_path):
-    """Unchanged, where recipes, assets and data lie as in a checkout."""
-    (tmp_path / "data").symlink_to(tiny_data)
-    for name in ("recipes", "assets", "accelerate_configs"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
-    section = (REPOSITORY / "README.md").read_text().split("## From Python")[1].split("\n## ")[0]
-    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert blocks
-    environment = {**script_environment(), "PYTHONPATH": f"{REPOSITORY / 'src'}{os.pathsep}{tmp_path}"}
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert record(tmp_path / "outputs/mine")["finished"]
 
 
 @pytest.mark.slow
