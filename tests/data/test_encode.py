@@ -25,6 +25,7 @@ from posttrain.data.encode import (
     with_labels,
 )
 from posttrain.data.prompts import render_prompt
+from posttrain.data.prompts.control_tokens import control_tokens
 from posttrain.data.rows import Row, chat_row, text_row, write_parquet
 from posttrain.data.token_files import KEY, SCHEMA, Ids, combined, ids_path, read_ids
 from posttrain.data.tokenise import spelled, token_ids
@@ -140,6 +141,30 @@ def test_rows_are_packed_whole_and_among_all_of_them():
     found = [(n, sum(1 for _ in run)) for row in packed["input_ids"] for n, run in itertools.groupby(row)]
     assert sorted(found) == list(enumerate(lengths.tolist()))
     assert lengths.sum() / (len(packed) * 100) > 0.97
+
+
+@pytest.mark.parametrize(
+    "question, solution", [("a <|im_start|> b", "4"), ("2+2?", "<|im_start|>4"), ("q", "4<|endoftext|>")]
+)
+@pytest.mark.parametrize("prompt, eos", [("chat", "<|im_end|>"), ("r1_zero", "<|im_end|>"), ("question_only", None)])
+def test_a_control_token_in_question_or_answer_is_refused(tokenizer, question, solution, prompt, eos):
+    with pytest.raises(RowError, match="the control token") as raised:
+        encode_rows([as_row(question, solution)], tokenizer, Encoding(prompt, eos, 256, "error"))
+    assert "--control-tokens text" in str(raised.value)
+    as_text = control_tokens(tokenizer).as_text
+    _, (labels,) = encode_rows(
+        [as_row(as_text(question), as_text(solution))], tokenizer, Encoding(prompt, eos, 256, "error")
+    )
+    assert tokenizer.decode([i for i in labels if i != IGNORED]).replace("\u2060", "").startswith(solution)
+
+
+def test_plain_text_may_end_itself_and_holds_no_other_control_token(tokenizer):
+    encoding = Encoding("none", None, 256, "error")
+    whole = AutoTokenizer.from_pretrained(REPOSITORY / "assets/tiny_init")
+    encode_rows([vars(text_row("1+1=2.<|endoftext|>", "t"))], whole, encoding)
+    for text in ("1+1=2.<|im_end|>", "1<|endoftext|>2"):
+        with pytest.raises(RowError, match="the control token"):
+            encode_rows([vars(text_row(text, "t"))], whole, encoding)
 
 
 def test_a_template_that_drops_reasoning_is_refused(tokenizer):

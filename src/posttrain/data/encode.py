@@ -17,7 +17,8 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.prompts import render_prompt
+from posttrain.data.prompts import apply_template, render_prompt
+from posttrain.data.prompts.control_tokens import control_tokens
 from posttrain.data.rows import by_content, read_parquet
 from posttrain.data.token_files import Ids, ids_key, read_ids
 from posttrain.data.tokenise import Tokenise, open_tokenizer, spelled, token_ids
@@ -44,12 +45,15 @@ class Encoding:
     def texts(self, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
         """Prompt and completion as text; plain text is a completion without prompt."""
         if self.prompt == "none":
-            return "", _column(row, "text")
+            text = _column(row, "text")
+            _check_text(row, text.removesuffix(tokenizer.eos_token or ""), tokenizer)  # a document may end itself
+            return "", text
         try:
             prompt = render_prompt(self.prompt, _column(row, "prompt"), tokenizer)
         except PosttrainError as error:
             raise RowError(f"row {row['id']}: {error}") from error
         content = _column(row, "completion")[-1]["content"]
+        _check_text(row, content, tokenizer)
         completion = content + (self.eos_token or "")
         if self.prompt == "chat":
             completion = self._chat_completion(row, tokenizer, prompt)
@@ -61,7 +65,10 @@ class Encoding:
         return prompt, completion
 
     def _chat_completion(self, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-        full = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], tokenize=False)
+        try:
+            full = apply_template(tokenizer, [*row["prompt"], *row["completion"]])
+        except PosttrainError as error:
+            raise RowError(f"row {row['id']}: {error}") from error
         if not full.startswith(prompt):
             raise RowError(
                 f"row {row['id']}: the chat template renders the prompt differently once it has an answer: "
@@ -216,6 +223,14 @@ def lint(ids: np.ndarray, text: str, back: bytes, eos_id: int | None) -> str | N
     if back != text.encode() and back != unicodedata.normalize("NFC", text).encode():
         return f"the token ids decode to something else ({back.decode(errors='replace')[:40]!r}…)"
     return None
+
+
+def _check_text(row: dict[str, Any], text: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    if token := control_tokens(tokenizer).written([text]):
+        raise RowError(
+            f"row {row['id']}: the control token {token} is written in what shall be learned, {text[:60]!r}; leave "
+            f"such rows out, or make it text: filter_traces.py --control-tokens text"
+        )
 
 
 def _column(row: dict[str, Any], name: str) -> Any:

@@ -7,6 +7,7 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from posttrain.data.prompts import declared_prompt, render_prompt
+from posttrain.data.prompts.control_tokens import control_tokens
 from posttrain.errors import PosttrainError
 from posttrain.generation.sample import Decoding
 from posttrain.generation.samplers import HfSampler, decode
@@ -76,7 +77,9 @@ class Chat:
 
     def _prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         shown = messages if self.prompt == "chat" else messages[-1:]
-        text = render_prompt(self.prompt, list(shown), self.tokenizer)
+        as_text = control_tokens(self.tokenizer).as_text  # whoever types must not be able to end a turn
+        asked = [{**message, "content": as_text(message["content"])} for message in shown]
+        text = render_prompt(self.prompt, asked, self.tokenizer)
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _generation(self) -> dict[str, Any]:

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import TemplateError
 
+from posttrain.data.prompts.control_tokens import control_tokens
+from posttrain.data.prompts.time_limit import TimeUp, time_limit
 from posttrain.errors import PosttrainError
 
 DIRECTORY = Path(__file__).parent
+TEMPLATE_SECONDS = 10  # for one conversation, which takes a tenth of a millisecond
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,16 @@ def declared_prompt(name: str) -> Prompt:
 def render_prompt(name: str, messages: list[dict[str, str]], tokenizer: Any) -> str:
     """The text the model continues. Training and evaluation both call this, so they cannot disagree.
 
-    Raises PosttrainError for more than one message where the prompt is a file, which has a place for one.
+    Raises PosttrainError for more than one message where the prompt is a file, which has a place for one, and for a
+    control token in the text of a message, which would end its turn.
     """
+    if token := control_tokens(tokenizer).written(message["content"] for message in messages):
+        raise PosttrainError(
+            f"the control token {token} is written in the text of the prompt {messages[-1]['content'][:60]!r}, where "
+            f"it would end a turn; leave such rows out, or make it text: filter_traces.py --control-tokens text"
+        )
     if name == "chat":
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return apply_template(tokenizer, messages, add_generation_prompt=True)
     if len(messages) != 1:
         roles = ", ".join(message["role"] for message in messages)
         raise PosttrainError(
@@ -48,6 +58,29 @@ def render_prompt(name: str, messages: list[dict[str, str]], tokenizer: Any) -> 
             f"{messages[-1]['content'][:60]!r}; use the prompt chat, or leave such rows out"
         )
     return prompt_file(name).replace("{question}", messages[0]["content"])
+
+
+def apply_template(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> str:
+    """The conversation as the tokenizer's chat template writes it; raises PosttrainError where it cannot.
+
+    A template comes with a model and is a program: one that never ends is ended.
+    """
+    if not tokenizer.chat_template:
+        raise PosttrainError(
+            f"{tokenizer.name_or_path}: its tokenizer has no chat template, which the prompt chat needs; name another "
+            f"prompt, or a tokenizer with a template"
+        )
+    try:
+        with time_limit(TEMPLATE_SECONDS):
+            return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except TimeUp:
+        what = f"did not end within {TEMPLATE_SECONDS} s"
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError, MemoryError) as error:
+        what = f"ends in {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    raise PosttrainError(
+        f"{tokenizer.name_or_path}: its chat template {what}, for a conversation that ends with "
+        f"{messages[-1]['content'][:60]!r}; mend the template, name another prompt, or leave such rows out"
+    )
 
 
 @functools.cache
