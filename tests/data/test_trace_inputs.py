@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from posttrain.data.records import SourceError
-from posttrain.data.traces import inputs
 from posttrain.data.traces.inputs import batches, find_inputs
 from posttrain.data.traces.shapes import Shape, ShapeError, read_trace
 
@@ -110,12 +109,12 @@ def test_a_row_that_is_none_is_a_named_fault(line):
         read_trace(line, Shape())
 
 
-def test_hostile_lines_are_items_and_the_rest_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "LINE_BYTES", 10_000)
+def test_hostile_lines_are_items_and_the_rest_is_read(tmp_path):
     good = json.dumps(ROWS[0]).encode()
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([good, b"\x00\x01", b"x" * 50_000, good]))
-    assert [number for number, _ in items(tmp_path / "a.jsonl")] == [1, 2, 3, 4]
-    assert items(tmp_path / "a.jsonl")[2][1] == "a line of more than 10000 bytes"
+    found = list(find_inputs([tmp_path / "a.jsonl"], row_bytes=10_000)[0].items())
+    assert [number for number, _ in found] == [1, 2, 3, 4]
+    assert found[2][1] == "a line of more than 10000 bytes"
     (tmp_path / "a.csv").write_bytes(b"question,response\nq,r\nonly one\nq,r,more\n\xff,r\n")
     found = items(tmp_path / "a.csv")
     assert [isinstance(line, str) for _, line in found] == [False, True, True, False]
