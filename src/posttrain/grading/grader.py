@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from posttrain.grading.pool import SymbolicPool
-from posttrain.grading.reading.extract import extract_answer, has_closed_answer, read_gold
+from posttrain.grading.reading.extract import extract_answer, has_closed_answer
+from posttrain.grading.reading.golds import read_gold
 from posttrain.grading.values.exact import equal
 
 VERSION = "4"  # of the rules; a verdict may change with it
@@ -59,7 +60,7 @@ class Grader:
 
         `lenient` takes unmarked answers too: for comparison with other graders, never for training.
         """
-        golds = [read_gold(gold) for gold in golds]
+        golds = [read_gold(gold) if gold.strip() else "" for gold in golds]  # no answer equals none
         # Cut off, a model may have been about to write more: only an answer with an end is one.
         answers = [
             extract_answer(completion, lenient) if not cut or has_closed_answer(completion) else None

@@ -66,11 +66,6 @@ def _stated_last(region: str) -> str | None:
     return next(group for group in formula.groups() if group) if formula and "boxed" not in formula.group() else None
 
 
-def read_gold(gold: str) -> str:
-    """The answer in a gold that is a whole solution: its last box; any other gold is the answer itself."""
-    return (_last_boxes(gold) or gold) if "\\boxed" in gold or "\\fbox" in gold else gold
-
-
 def _last_mathematics(region: str) -> str | None:
     """What a reader would take for the answer of a text that marks none: its last formula, with those that are listed
     before it, else its last number; the number, too, where the formula only names something or a sentence after it
