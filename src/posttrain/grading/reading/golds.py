@@ -22,7 +22,7 @@ class GoldError(PosttrainError):
 def read_gold(value: object) -> str:
     """The answer that a gold states.
 
-    A gold is text, a number, or a list of them. Text is the answer itself, in bold or not, or a text that marks one as a
+    A gold is text, a number, or a list of them. Text is the answer itself, in bold or not, or marks one as a
     completion does: GSM8K's worked solution with its last `####`, a solution with a box, "The answer is 13.". Several
     values in a list are joined by commas. Anything else raises GoldError.
     """
