@@ -24,7 +24,7 @@ from posttrain.data.manifest import check_dataset
 from posttrain.grading.grader import Grader
 from posttrain.hardware import read_hardware
 from posttrain.methods.grpo import build
-from posttrain.methods.grpo.rewards import load_reward
+from posttrain.methods.grpo.custom_rewards import load_reward
 from posttrain.methods.grpo.trainer import PHASES, GrpoTrainer
 from posttrain.models import loading, trainable
 from posttrain.recipe.options import GrpoOptions, StrategyOptions

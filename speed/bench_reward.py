@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from posttrain.grading.grader import Grader
-from posttrain.methods.grpo.rewards import load_reward
+from posttrain.methods.grpo.custom_rewards import load_reward
 
 CHARACTERS = 8000  # about 2,000 tokens; of longer traces the end is kept, which holds the answer
 HOSTILE = (

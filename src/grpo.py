@@ -15,7 +15,7 @@ from posttrain.data.manifest import check_dataset
 from posttrain.errors import run_script
 from posttrain.grading.grader import Grader
 from posttrain.hardware import read_hardware
-from posttrain.methods.grpo.rewards import describe_rewards
+from posttrain.methods.grpo.custom_rewards import describe_rewards
 from posttrain.models.source import check_model
 from posttrain.recipe.options import GrpoOptions
 from posttrain.recipe.reader import read_recipe

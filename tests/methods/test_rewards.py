@@ -1,14 +1,18 @@
 """Reward functions: readings of the grader's verdicts, and what they do with what cannot be judged."""
 
+import asyncio
+import inspect
 import json
 
+import own_rewards
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import PosttrainError
 from posttrain.grading.grader import Grade, Grader, Verdict
-from posttrain.methods.grpo.rewards import FUNCTIONS, describe_rewards, load_reward
+from posttrain.methods.grpo.custom_rewards import KEYWORDS, describe_rewards, load_reward, load_rewards
+from posttrain.methods.grpo.rewards import FUNCTIONS
 
 FORMATTED = "so 6 / 2 = 3 </think> <answer> \\boxed{3} </answer>"
 
@@ -98,3 +102,69 @@ def test_a_function_of_the_users_own(tmp_path, monkeypatch):
 def test_an_unknown_reward_is_named(name):
     with pytest.raises(PosttrainError, match="reward_funcs"):
         load_reward(name)
+
+
+def call(name: str) -> list[float | None]:
+    """The rewards of three completions, as TRL would call the function."""
+    (reward,) = load_rewards([name])
+    keywords = dict.fromkeys(KEYWORDS) | {"completions": ["a", "bc", "d"]}
+    returned = reward(**keywords)
+    return asyncio.run(returned) if inspect.isawaitable(returned) else returned
+
+
+@pytest.mark.parametrize("name", own_rewards.WORKING)
+def test_a_reward_may_be_anything_that_can_be_called(name):
+    assert call(f"own_rewards:{name}") == [1.0, 2.0, 1.0]
+    assert len(describe_rewards([f"own_rewards:{name}"])[f"own_rewards:{name}"]) == 64
+
+
+@pytest.mark.parametrize(("name", "fault"), own_rewards.REFUSED.items())
+def test_what_cannot_be_called_as_a_reward_is_refused_by_name(name, fault):
+    with pytest.raises(PosttrainError, match=f"reward_funcs: 'own_rewards:{name}'.*{fault}"):
+        describe_rewards([f"own_rewards:{name}"])
+
+
+@pytest.mark.parametrize("name", ["math:sqrt", "os.path:join", "builtins:len", "builtins:print", "operator:itemgetter"])
+def test_a_builtin_is_refused_by_name(name):
+    with pytest.raises(PosttrainError, match=f"reward_funcs: '{name}'"):
+        describe_rewards([name])
+
+
+@pytest.mark.parametrize(("name", "fault"), own_rewards.WRONG.items())
+def test_a_reward_that_returns_no_rewards_is_named(name, fault):
+    describe_rewards([f"own_rewards:{name}"])
+    with pytest.raises(PosttrainError, match=f"reward_funcs: 'own_rewards:{name}'.*{fault}"):
+        call(f"own_rewards:{name}")
+
+
+def test_a_module_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
+    (tmp_path / "broken_rewards.py").write_text("raise RuntimeError('no key')")
+    (tmp_path / "unreadable_rewards.py").write_text("def f(:")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("broken_rewards:f", "unreadable_rewards:f", ":f", "json:"):
+        with pytest.raises(PosttrainError, match=f"reward_funcs: '{name}'"):
+            load_reward(name)
+
+
+def test_two_rewards_of_one_name_are_logged_apart():
+    shown = [reward.__name__ for reward in load_rewards(["accuracy", "own_rewards:plain", "test_rewards:plain"])]
+    assert shown == ["accuracy", "own_rewards:plain", "test_rewards:plain"]
+    with pytest.raises(PosttrainError, match="named more than once"):
+        describe_rewards(["accuracy", "accuracy"])
+
+
+def plain(completions, **_):
+    return [0.0] * len(completions)
+
+
+def test_the_digest_of_a_reward_covers_where_its_settings_and_its_code_are(tmp_path, monkeypatch):
+    (tmp_path / "code_of_reward.py").write_text("def f(completions, scale=1, **_): return [scale] * len(completions)")
+    named = tmp_path / "named_reward.py"
+    named.write_text("import functools, code_of_reward\nf = functools.partial(code_of_reward.f, scale=2)")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = set()
+    for path, old, new in ((named, "2", "3"), (tmp_path / "code_of_reward.py", "[scale]", "[-scale]")):
+        found |= set(describe_rewards(["named_reward:f"]).values())
+        path.write_text(path.read_text().replace(old, new))
+        found |= set(describe_rewards(["named_reward:f"]).values())
+    assert len(found) == 3

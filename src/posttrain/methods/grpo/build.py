@@ -22,9 +22,9 @@ from posttrain.generation.vllm.weight_transfer import over_gloo
 from posttrain.grading.grader import Grader
 from posttrain.hardware import Hardware
 from posttrain.lineage import digest
+from posttrain.methods.grpo.custom_rewards import load_rewards
 from posttrain.methods.grpo.guard import GUARD_FILE, Guard, best_line, read_guard
 from posttrain.methods.grpo.probe import SignalProbe
-from posttrain.methods.grpo.rewards import load_reward
 from posttrain.methods.grpo.trainer import GrpoTrainer
 from posttrain.models import attention, loading, trainable
 from posttrain.recipe.options import GrpoOptions, StrategyOptions
@@ -82,7 +82,7 @@ def build_trainer(
 ) -> GrpoTrainer:  # fmt: skip
     """The trainer with its model, adapter, rewards, probe and guard."""
     model_config, chosen = recipe.build(ModelConfig), recipe.build(StrategyOptions)
-    rewards = [load_reward(name) for name in options.reward_funcs]
+    rewards = load_rewards(options.reward_funcs)
     model = trainable.load_model(model_config, chosen, hardware, arguments.seed)
     trainable.widen(tokenizer, model)
     trainable.freeze(model, chosen, recipe.path)

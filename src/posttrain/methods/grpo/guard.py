@@ -6,7 +6,8 @@ from typing import Any
 
 from posttrain.data.prompts import render_prompt
 from posttrain.evaluation.comparison import mcnemar
-from posttrain.grading.grader import Verdict
+from posttrain.grading.grader import Grade, Verdict
+from posttrain.methods.grpo.rewards import UNDECIDED
 from posttrain.training.callbacks import ContinuedFile
 
 GUARD_FILE = "guard.jsonl"
@@ -49,15 +50,22 @@ class Guard(ContinuedFile):
             golds = [row["answer"] for row in self.rows]
             cut = [sample.finish_reason == "length" for sample in samples]
             grades = self.trainer.grader.grade(golds, [sample.text for sample in samples], cut)
-        correct = [int(grade.verdict == Verdict.CORRECT) for grade in grades]
-        share = sum(correct) / len(correct)
+        correct, share = outcomes(grades)
         line = {
             "step": state.global_step, "accuracy": share, "truncated": sum(cut) / len(cut), "correct": correct,
         }  # fmt: skip
         self.trainer._metrics["train"]["guard/accuracy"].append(share)
+        self.trainer._metrics["train"]["guard/undecided"].append(float(correct.count(None)))
         if state.is_world_process_zero:
             self.append([line])
         return line
+
+
+def outcomes(grades: list[Grade]) -> tuple[list[int | None], float]:
+    """1 or 0 for each answer, None where the verifier could not decide, and the share of 1 among the decided ones."""
+    correct = [None if grade.verdict in UNDECIDED else int(grade.verdict == Verdict.CORRECT) for grade in grades]
+    decided = [answer for answer in correct if answer is not None]
+    return correct, sum(decided) / max(1, len(decided))
 
 
 def read_guard(path: Path, until: int | None = None) -> list[dict[str, Any]]:
@@ -73,8 +81,8 @@ def best_line(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 def fall(start: dict[str, Any], now: dict[str, Any]) -> str | None:
     """What to say where accuracy lies significantly below its start, else None."""
-    lost = sum(a > b for a, b in zip(start["correct"], now["correct"], strict=True))
-    gained = sum(a < b for a, b in zip(start["correct"], now["correct"], strict=True))
+    pairs = [p for p in zip(start["correct"], now["correct"], strict=True) if None not in p]  # None is undecided
+    lost, gained = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
     p, _ = mcnemar(lost, gained)
     if lost <= gained or p >= SIGNIFICANT:
         return None

@@ -4,6 +4,7 @@ Most failed runs of this kind show it at once: completions cut off by the budget
 same, a format that no completion has.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ FIGURES = {  # of the trainer's: what the table calls it
     f"verdict/{Verdict.UNPARSED}": "no answer found",
     f"verdict/{Verdict.CORRECT}": "correct",
     f"verdict/{Verdict.TIMEOUT}": "verifier timed out",
+    f"verdict/{Verdict.ERROR}": "verifier failed",
     "frac_reward_zero_std": "prompts without signal",
 }
 
@@ -51,7 +53,7 @@ class SignalProbe(TrainerCallback):
             raise SystemExit(0)
 
 
-def measure(trainer: Any) -> dict[str, float]:
+def measure(trainer: Any) -> dict[str, Any]:
     """Figures of at least `PROMPTS` prompts, sampled as training samples them. Leaves no trace in the trainer."""
     args, group = trainer.args, trainer.num_generations
     per_round = args.generation_batch_size // group
@@ -65,9 +67,9 @@ def measure(trainer: Any) -> dict[str, float]:
             batch = [row for row in rows[start : start + per_round] for _ in range(group)]
             trainer._generate_and_score_completions(batch[rank * share : (rank + 1) * share])
     collected = trainer._metrics["train"]
-    figures = {name: sum(collected[name]) / len(collected[name]) for name in (*FIGURES, "reward")}
+    figures = {name: mean(collected[name]) for name in (*FIGURES, "reward")}
     figures["tokens"] = sum(collected["completions/mean_length"]) / rounds
-    figures |= {"prompts": len(rows), "completions": len(rows) * group}
+    figures |= {"prompts": len(rows), "completions": len(rows) * group, "unrewarded": sum(collected["unrewarded"])}
     golds = [row["answer"] for row in rows]
     graded = trainer.grader.grade(golds, [f"\\boxed{{{gold}}}" for gold in golds], [False] * len(golds))
     figures["gold_unparsed"] = sum(g.verdict != Verdict.CORRECT for g in graded) / len(golds)
@@ -80,7 +82,13 @@ def measure(trainer: Any) -> dict[str, float]:
     return figures
 
 
-def refusals(figures: dict[str, float], options: GrpoOptions) -> list[str]:
+def mean(values: list[float]) -> float | None:
+    """The mean of those that are numbers; None where none is, as of a reward that no completion got."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else None
+
+
+def refusals(figures: dict[str, Any], options: GrpoOptions) -> list[str]:
     """Why training would not learn from such completions, each with the knob to turn."""
     faults = []
     cut, flat = figures["completions/clipped_ratio"], figures["frac_reward_zero_std"]
@@ -90,7 +98,13 @@ def refusals(figures: dict[str, float], options: GrpoOptions) -> list[str]:
             f"{options.probe_max_truncated:.0%} may (probe_max_truncated): raise max_completion_length, or check that "
             f"the model knows its eos_token"
         )
-    if flat > options.probe_max_zero_variance:
+    if figures["unrewarded"] == figures["completions"]:
+        faults.append(
+            "probe: no completion got a reward: each function of reward_funcs returned None for all of them, or the "
+            "verifier decided none; name a function that applies to these rows, or look at verdict/timeout and "
+            "verdict/error"
+        )
+    elif flat > options.probe_max_zero_variance:
         right = figures[f"verdict/{Verdict.CORRECT}"]
         advice = "take harder questions" if right > 0.5 else "start from an SFT checkpoint, or take easier questions"
         faults.append(
@@ -105,7 +119,7 @@ def refusals(figures: dict[str, float], options: GrpoOptions) -> list[str]:
     return faults
 
 
-def table(figures: dict[str, float]) -> str:
+def table(figures: dict[str, Any]) -> str:
     """One line per figure."""
     lines = [f"probe: {figures['prompts']:.0f} prompts, {figures['completions']:.0f} completions"]
     lines += [f"  {label:<24}{figures[name]:>8.1%}" for name, label in FIGURES.items()]

@@ -6,15 +6,10 @@ rewards back, None where a completion cannot be judged. Beside TRL's own keyword
 `max_completion_length`.
 """
 
-import hashlib
-import importlib
-import inspect
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from posttrain.errors import PosttrainError
 from posttrain.grading.formats import in_form, in_published_form
 from posttrain.grading.grader import Grade, Verdict
 
@@ -85,28 +80,3 @@ FUNCTIONS: dict[str, Reward] = {
         cosine_length, soft_overlong, repetition,
     )
 }  # fmt: skip
-
-
-def load_reward(name: str) -> Reward:
-    """The function of a name of this module or of `module.path:function`; raises PosttrainError."""
-    if name in FUNCTIONS:
-        return FUNCTIONS[name]
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        raise PosttrainError(f"reward_funcs: {name!r}: expected one of {', '.join(FUNCTIONS)}, or module.path:function")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise PosttrainError(f"reward_funcs: {name!r}: {error}; the module must lie on PYTHONPATH") from error
-    if not callable(function):
-        raise PosttrainError(f"reward_funcs: {name!r}: expected a function, got {type(function).__name__}")
-    return function
-
-
-def describe_rewards(names: list[str]) -> dict[str, str | None]:
-    """Name → sha256 of the source file for a user's own function, None for those of this module."""
-    described: dict[str, str | None] = {}
-    for name in names:
-        path = inspect.getsourcefile(load_reward(name)) if ":" in name else None
-        described[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
-    return described

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from posttrain.generation.vllm.server import ServerError
 from posttrain.grading.formats import in_form
 from posttrain.grading.grader import Grade, Grader, Verdict
 from posttrain.methods.grpo.micro_batches import micro_batches, real_positions
+from posttrain.methods.grpo.undecided import groups_without_signal, leave_out, undecided_rows
 from posttrain.models import checkpoints
 from posttrain.training.base_trainer import WholeRun
 from posttrain.training.callbacks import ContinuedFile
@@ -44,7 +46,7 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         self.grader, self.subtract_mean, self.canary_tolerance = grader, subtract_mean, canary_tolerance
         self.phase_seconds: Counter[str] = Counter()
         self.logged_step = 0
-        self.weighted_rewards = torch.empty(0)  # of the last generation, all processes
+        self.rewards, self.undecided = torch.empty(0), torch.empty(0)  # of the last generation, all processes
         super().__init__(**kwargs)
         self.completions = ContinuedFile(Path(self.args.output_dir) / COMPLETIONS_FILE)
         self.add_callback(self.completions)
@@ -161,7 +163,10 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
             ]
             rewards = super()._calculate_rewards(rows, prompts, completions, completion_ids)
         self._note_verdicts(grades, completions, truncated)
-        self.weighted_rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+        self._log_completion_extra("verdict", [grade.verdict.value for grade in grades])
+        self.undecided = undecided_rows(grades, self.accelerator)
+        rewards[self.undecided] = torch.nan  # TRL takes such a row out of its group, with an advantage of 0
+        self.rewards = rewards
         return rewards
 
     def is_truncated(self, ids: list[int], text: str) -> bool:
@@ -186,14 +191,22 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         scored = super()._generate_and_score_completions(inputs)
+        rank, n = self.accelerator.process_index, len(inputs)
+        own, weights = slice(rank * n, (rank + 1) * n), self.reward_weights.to(self.rewards.device)
         if not self.subtract_mean:
-            rank, n = self.accelerator.process_index, len(inputs)
-            scored["advantages"] = self.weighted_rewards[rank * n : (rank + 1) * n]
-        figures = self._metrics["train"]
+            bare = (self.rewards * weights).nansum(dim=1)
+            scored["advantages"] = bare[own]
+            self._logs["advantages"].clear()
+            self._logs["advantages"].extend(bare.tolist())
+        leave_out(scored, self.undecided[own], self.accelerator)
+        figures, summed = self._metrics["train"], self.multi_objective_aggregation == "sum_then_normalize"
+        flat = groups_without_signal(self.rewards, weights, self.num_generations, summed)
+        figures["frac_reward_zero_std"][-1] = flat  # TRL's takes a group without a verdict for one with a signal
+        figures["undecided"].append(float(self.undecided.sum()))
+        figures["unrewarded"].append(float(self.rewards.isnan().all(1).sum()))
         if mismatch := figures.get("sampling/sampling_logp_difference/mean"):
             canary.check(mismatch[-1], self.canary_tolerance, f"completions of step {self.state.global_step + 1}")
-        prompts = len(self.weighted_rewards) / self.num_generations
-        figures["effective_prompts"].append((1 - figures["frac_reward_zero_std"][-1]) * prompts)
+        figures["effective_prompts"].append((1 - flat) * len(self.rewards) / self.num_generations)
         if self.accelerator.is_main_process:
             self.completions.append(self._completion_lines())
         return scored
@@ -207,7 +220,8 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
                 "step": self.state.global_step + 1,
                 "prompt": prompt,
                 "completion": completion,
-                "rewards": {name: values[i] for name, values in logs["rewards"].items()},
+                "verdict": logs["extra"]["verdict"][i],
+                "rewards": {n: None if isnan(v[i]) else v[i] for n, v in logs["rewards"].items()},
                 "advantage": advantage,
             }
             for i, (prompt, completion, advantage) in enumerate(lines)
