@@ -113,7 +113,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--out", type=Path, required=True, help="directory of the dataset")
     add("--tokenizer", required=True, help="directory or hub name: the model that will be trained")
     add("--tokenizer-revision")
-    add("--prompt", default="chat", help="as in the recipe: chat, or a file of posttrain/prompts")
+    add("--prompt", default="chat", help="as in the recipe: chat, or a file of posttrain/data/prompts")
     add("--eos-token", help="as in the recipe; the tokenizer's own without it")
     add("--max-tokens", type=int, required=True, help="the budget: the recipe's max_length")
     add("--length-of", choices=("prompt+response", "response"), default="prompt+response", help="what must fit")

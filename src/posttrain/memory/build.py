@@ -47,7 +47,7 @@ def files_manifest(options: MemoryOptions) -> dict[str, Any]:
     files = {}
     for name in filter(None, names):
         if not Path(name).is_file():
-            raise MemoryFault(f"{name}: no such file; see README.md under Explicit memory")
+            raise MemoryFault(f"{name}: no such file; see docs/memory.md")
         files[name] = {"sha256": atomic.sha256_file(Path(name))}
     return {"files": files, "source": options.dataset_name}
 

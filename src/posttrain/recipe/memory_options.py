@@ -15,7 +15,7 @@ class MemoryOptions:
     )
     prompt: str = field(
         metadata={
-            "help": "How the question is rendered: `chat` (the tokenizer's template) or a file of posttrain/prompts.",
+            "help": "How a question is rendered: `chat` (the tokenizer's template) or a file of data/prompts.",
             "choices": ["chat", "question_only"],
         }
     )

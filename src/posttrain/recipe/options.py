@@ -11,7 +11,7 @@ class SftOptions:
     dataset_name: str = field(metadata={"help": "Directory written by a data_prep script, with its manifest.json."})
     prompt: str = field(
         metadata={
-            "help": "How the question is rendered: `chat` (the tokenizer's template), a file of posttrain/prompts, or "
+            "help": "How a question is rendered: `chat` (the tokenizer's template), a file of data/prompts, or "
             "`none` for rows of plain text.",
             "choices": ["chat", "r1_zero", "question_only", "none"],
         }
@@ -123,13 +123,13 @@ class GrpoOptions:
     dataset_name: str = field(metadata={"help": "Directory written by a data_prep script; prompts and golds are used."})
     prompt: str = field(
         metadata={
-            "help": "How the question is rendered: `chat` (the tokenizer's template) or a file of posttrain/prompts.",
+            "help": "How a question is rendered: `chat` (the tokenizer's template) or a file of data/prompts.",
             "choices": ["chat", "r1_zero", "question_only"],
         }
     )
     reward_funcs: list[str] = field(
         metadata={
-            "help": "Names from posttrain/rewards.py or a function of your own as `module.path:function`; "
+            "help": "Names from posttrain/methods/grpo/rewards.py or a function of your own as `module.path:function`; "
             "reward_weights weighs them."
         }
     )

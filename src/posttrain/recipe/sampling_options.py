@@ -9,14 +9,14 @@ class EvalOptions:
 
     trainer: str = field(metadata={"help": "Always `eval`; the script src/eval.py runs the recipe."})
     model: str = field(metadata={"help": "A checkpoint directory or a model of the hub."})
-    benchmarks: str = field(metadata={"help": "Names from posttrain/benchmarks.yaml, separated by commas."})
+    benchmarks: str = field(metadata={"help": "Names from posttrain/data/benchmarks.yaml, separated by commas."})
     max_new_tokens: int = field(metadata={"help": "Tokens a completion may have; one that fills it is truncated."})
     seed: int = field(metadata={"help": "Seed of the sampler; irrelevant at temperature 0."})
     prompt: str = field(
         default="trained",
         metadata={
             "help": "`trained` is the prompt in the checkpoint's lineage, `benchmark` the usual one of each benchmark "
-            "(posttrain/benchmarks.yaml); end tokens always come from the checkpoint.",
+            "(posttrain/data/benchmarks.yaml); end tokens always come from the checkpoint.",
             "choices": [
                 "trained",
                 "benchmark",
