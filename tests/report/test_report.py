@@ -14,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.evaluation import results
+from posttrain.evaluation.scoring import compute_metrics
 from posttrain.report import content as report
 from posttrain.report import formulas
-from posttrain.report.figures import draw_training
+from posttrain.report.content import Point
+from posttrain.report.figures import draw_curves, draw_training
 from posttrain.report.formulas import LONGEST_TEXT, render_text
 from posttrain.report.html_page import distinct_labels
+from posttrain.report.measures import fifths
 from posttrain.report.questions import Answers, Question, spread
 
 VOID = {"meta", "link", "br", "input"}
@@ -191,6 +194,32 @@ def test_curves_place_checkpoints_of_a_run_and_sizes_of_several(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_legend_covers_no_line(tmp_path):
+    """The legend stands above all panels; every panel is a rectangle of the drawing, and so is each handle."""
+    names = [f"a_benchmark_with_a_long_name_{i}" for i in range(9)]
+    for run in ("base", "tuned"):
+        for name in names:
+            evaluate(tmp_path / run / name, [sample(0, "correct")], checkpoint={"name": run, "run_id": run, "rope": {}})
+    points = [
+        Point("run", x, e) for x, e in enumerate(report.read_evaluations([tmp_path / "base", tmp_path / "tuned"]))
+    ]
+    draw_curves(tmp_path, "over_steps", points, "step", "")
+    panels, _, legend = (tmp_path / "over_steps.svg").read_text().partition('<g id="legend_1">')
+    boxes = re.findall(r'<g id="patch_\d+">\s*<path d="M [\d.]+ ([\d.]+) \nL [\d.]+ [\d.]+ \nL [\d.]+ ([\d.]+)', panels)
+    top = min(float(y) for box in boxes[1:] for y in box)  # the first box is the ground of the whole figure
+    handles = [float(y) for y in re.findall(r'<path d="M [\d.]+ ([\d.]+) \nL', legend)]
+    assert len(boxes) > 4 and len(handles) >= len(names) and max(handles) < top
+
+
+def test_only_lengths_that_hold_samples_are_shown():
+    alike = [sample(0, verdict, id=str(i)) for i, verdict in enumerate(["correct", "wrong"] * 10)]
+    (one,) = fifths(compute_metrics(alike))
+    assert (one.n, one.accuracy, one.lengths) == (20, 0.5, "10")
+    several = fifths(compute_metrics([sample(i // 5, "correct") for i in range(50)]))
+    assert len(several) == 5 and sum(fifth.n for fifth in several) == 50
+    assert fifths({}) == []
+
+
 def test_published_scores_are_those_of_the_models_and_benchmarks_at_hand(tmp_path):
     evaluations = report.read_evaluations([evaluate(tmp_path / "base/gsm8k", [sample(0, "correct")])])
     found = report.references(evaluations, [])
@@ -286,3 +315,21 @@ def test_the_page_is_drawn(page, browser, tmp_path, width):
     done = subprocess.run([*command, f"file://{page}/index.html"], capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr
     assert picture.stat().st_size > 20_000
+
+
+MEASURE = """<script>
+const wide = (element) => element.scrollWidth > element.clientWidth + 1;
+document.body.dataset.page = wide(document.documentElement);
+document.body.dataset.tables = [...document.querySelectorAll(".scroll")].filter(wide).length;
+</script></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width, tables", [(1280, r"0"), (390, r"\d+")])
+def test_nothing_is_wider_than_the_page(page, browser, tmp_path, width, tables):
+    """On a desk every table fits; on a phone wide ones scroll in their place. Measured in a copy without its policy."""
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", (page / "index.html").read_text())
+    (tmp_path / "measured.html").write_text(text.replace("</body>", MEASURE))
+    command = [*browser, f"--user-data-dir={tmp_path}", f"--window-size={width},1200", "--dump-dom"]
+    done = subprocess.run([*command, f"file://{tmp_path}/measured.html"], capture_output=True, text=True, timeout=120)
+    assert re.search(rf'<body data-page="false" data-tables="{tables}">', done.stdout)

@@ -23,7 +23,7 @@ from posttrain.report.figures import (
     draw_training,
 )
 from posttrain.report.html_page import Drawing, write_page
-from posttrain.report.measures import measures
+from posttrain.report.measures import fifths, measures
 from posttrain.report.memory_banks import BankEvaluation
 from posttrain.report.questions import question_tables
 
@@ -53,6 +53,7 @@ def write_report(
         references=published,
         differences=differences(evaluations) if len(evaluations) > 1 else [],
         measures=measures(evaluations),
+        by_length=by_length(evaluations),
         tables=question_tables(evaluations, data_dir, questions) if evaluations else [],
         settings=settings(evaluations),
     )
@@ -76,6 +77,17 @@ def _figures(
         "pass": draw_at_k(out, evaluations, "pass_at_k"),
         "maj": draw_at_k(out, evaluations, "maj_at_k"),
     }
+
+
+def by_length(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """A table for every set of questions on which any evaluation answered at more than one length."""
+    tables = []
+    for key, title in question_sets(evaluations).items():
+        rows = [(e.label, fifths(e.results[key])) for e in evaluations if key in e.results]
+        columns = max(len(found) for _, found in rows)
+        if columns > 1:
+            tables.append({"title": title, "columns": columns, "rows": [row for row in rows if row[1]]})
+    return tables
 
 
 def settings(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:

@@ -156,6 +156,16 @@ def _legend_above(axes: Axes) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, borderaxespad=0, handlelength=1.2, columnspacing=1.2)
 
 
+def _legend_outside(axes: Sequence[Axes]) -> None:
+    """One legend for all panels, above them, where it covers no line; the figure grows by its height."""
+    figure = axes[0].get_figure()
+    handles, labels = axes[0].get_legend_handles_labels()
+    width, height = figure.get_size_inches()
+    columns = max(1, int(width / (0.5 + 0.07 * max(map(len, labels)))))  # inches of a handle and of a letter
+    figure.set_size_inches(width, height + 0.18 * -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=8, columnspacing=1.2)
+
+
 def draw_at_k(out: Path, evaluations: Sequence[Evaluation], key_name: str) -> Drawing | None:
     """pass@k or maj@k over k with bootstrap intervals, a panel for each set; None where no result has any."""
     sets = {
@@ -177,7 +187,7 @@ def draw_at_k(out: Path, evaluations: Sequence[Evaluation], key_name: str) -> Dr
             panel.set(title=title, xlabel="k", ylabel=f"{name} in %", xscale="log", ylim=(0, 102))
             panel.set_xscale("log", base=2)
             panel.xaxis.set_major_formatter("{x:g}")
-        axes[0].legend()
+        _legend_outside(axes)
         _hide_rest(axes, len(sets))
 
     caption = f"{name}, unbiased, with bootstrap intervals over questions."
@@ -203,7 +213,7 @@ def draw_budget(out: Path, evaluations: Sequence[Evaluation]) -> Drawing | None:
             panel.set(title=title, xlabel="tokens", ylabel="correct within in %", ylim=(0, 102))
             panel.set_xscale("log", base=2)
             panel.xaxis.set_major_formatter("{x:g}")
-        axes[0].legend()
+        _legend_outside(axes)
         _hide_rest(axes, len(sets))
 
     caption = "Share of samples that are correct and no longer than a budget."
@@ -234,7 +244,7 @@ def draw_curves(out: Path, name: str, points: Sequence[Point], xlabel: str, capt
             panel.set_xticks(range(len(ticks)), [f"{tick:,}" for tick in ticks])
             panel.set(title=title, xlabel=xlabel)
             panel.set_ylim(bottom=0)
-        axes[0].legend(fontsize=8)
+        _legend_outside(axes)
 
     files = metrics_files([point.evaluation for point in points])
     return draw(out, name, caption, files, paint, (9, 6), (2, 2))

@@ -93,14 +93,14 @@ def write_page(out: Path, template: str, **content: Any) -> Path:
 
 def percent(share: float | None) -> str:
     """`12.3 %`; a dash for None."""
-    return "–" if share is None else f"{share:.1%}".replace("%", " %")
+    return "–" if share is None else f"{share:.1%}".replace("%", "\u00a0%")
 
 
 def interval(estimate: dict[str, Any] | None) -> str:
     """`12.3 % [10.1, 14.8]`; a dash for None."""
     if estimate is None:
         return "–"
-    return f"{percent(estimate['value'])} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+    return f"{percent(estimate['value'])} [{100 * estimate['low']:.1f},\u00a0{100 * estimate['high']:.1f}]"
 
 
 def distinct_labels(paths: Sequence[Path]) -> list[str]:
