@@ -8,12 +8,21 @@ A finished benchmark is not evaluated again; --help lists the fields.
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from posttrain.data.benchmarks import load_benchmarks
+from posttrain.console import Progress, header, say
+from posttrain.data.benchmarks import Benchmark, load_benchmarks
 from posttrain.errors import check_writable, run_script
+from posttrain.evaluation.results import Result
+from posttrain.evaluation.samples import GradeAhead, grade_samples
+from posttrain.generation.sample import Decoding, Sample
+from posttrain.grading.grader import Grader
 from posttrain.models.source import check_model, evaluation_name
 from posttrain.recipe.reader import read_recipe
 from posttrain.recipe.sampling_options import EvalOptions
+
+if TYPE_CHECKING:
+    from posttrain.generation.samplers import Sampler
 
 
 def main() -> None:
@@ -24,15 +33,12 @@ def main() -> None:
     benchmarks = load_benchmarks(options.benchmarks, Path(options.data_dir), options.limit)
     output_dir = Path(options.output_dir or f"evals/{evaluation_name(options.model)}")
     check_writable(output_dir)
-
-    from tqdm import tqdm
+    say(f"eval {options.model} → {output_dir}")
 
     from posttrain.data.prompts import declared_prompt, prompt_hash
     from posttrain.evaluation import results, rope_policy, settings
     from posttrain.evaluation.published_graders import make_grader
-    from posttrain.evaluation.samples import GradeAhead, grade_samples
     from posttrain.generation import open_sampler
-    from posttrain.generation.sample import Decoding
     from posttrain.locks import lock
     from posttrain.models import loading
 
@@ -52,6 +58,7 @@ def main() -> None:
     texts = [text for rendered, _ in questions for text in rendered]
     finished = []
     with open_sampler.open_sampler(checkpoint, options, rope.overrides, texts) as sampler:
+        say(header({"asked": settings.asked_line(options, benchmarks, prompts), **sampler.machine()}))
         for benchmark, prompt, (rendered, ids) in zip(benchmarks, prompts, questions, strict=True):
             asked = declared_prompt(prompt)
             decoding = Decoding(
@@ -60,22 +67,31 @@ def main() -> None:
             named = {"name": prompt, "hash": prompt_hash(rendered[0]), "form": asked.form}
             setting = settings.evaluation_settings(benchmark, described, named, decoding, options, sampler)
             lock(output_dir / benchmark.name)
-            result = results.Result(output_dir / benchmark.name, setting)
+            result = Result(output_dir / benchmark.name, setting)
             metrics = result.metrics()
             if metrics is None:
-                samples, repeated = result.sampled(), ids * setting["decoding"]["num_samples"]
-                progress = tqdm(total=len(repeated), initial=len(samples), desc=benchmark.name)
-                with make_grader(options.grader, asked.form) as grader, GradeAhead(grader, benchmark.rows) as ahead:
-                    for sample in sampler.sample(repeated, decoding, done={sample.index for sample in samples}):
-                        samples.append(sample)
-                        result.keep(sample)
-                        ahead.submit(sample)
-                        progress.update()
-                    ahead.finish()
+                repeated = ids * setting["decoding"]["num_samples"]
+                with make_grader(options.grader, asked.form) as grader:
+                    samples = answer_and_grade(benchmark, repeated, decoding, sampler, result, grader)
                     metrics = result.finish(grade_samples(benchmark.rows, rendered, samples, grader, prompt))
             finished.append(metrics)
-    asked_by = ", ".join(dict.fromkeys(prompts))
-    print(f"{options.model}, prompt {asked_by}, grader {options.grader}:\n{results.table(finished)}\n→ {output_dir}")
+    say(f"{results.table(finished)}\n→ {output_dir}")
+
+
+def answer_and_grade(
+    benchmark: Benchmark, prompts: list[list[int]], decoding: Decoding, sampler: "Sampler", result: Result,
+    grader: Grader,
+) -> list[Sample]:  # fmt: skip
+    """A sample of every prompt, those kept by an earlier session included; each is graded while others are sampled."""
+    samples = result.sampled()
+    progress, done = Progress(benchmark.name, "answers", len(prompts), len(samples)), {s.index for s in samples}
+    with GradeAhead(grader, benchmark.rows) as ahead:
+        for sample in progress.over(sampler.sample(prompts, decoding, done, progress.count)):
+            samples.append(sample)
+            result.keep(sample)
+            ahead.submit(sample)
+        ahead.finish()
+    return samples
 
 
 if __name__ == "__main__":

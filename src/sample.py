@@ -9,6 +9,7 @@ writes such a recipe for every round.
 import sys
 from pathlib import Path
 
+from posttrain.console import Progress, header, say
 from posttrain.data.manifest import check_dataset, split_path
 from posttrain.data.rows import read_parquet
 from posttrain.errors import run_script
@@ -26,23 +27,24 @@ def main() -> None:
     manifest = check_dataset(dataset)
     rows = read_parquet(split_path(dataset, manifest, "train"))
     questions = draw_questions(rows, options.num_questions, options.seed)
-
-    from tqdm import tqdm
+    say(f"sample {options.model_name_or_path} → {output_dir}")
 
     from posttrain.locks import lock
     from posttrain.pipelines import sampling_stage
 
     # 2. One question after another, each kept as soon as all its candidates are verified.
     stage = sampling_stage.prepare(options, questions, manifest)
+    say(header({"asked": sampling_stage.asked_line(options, len(questions)), **stage.sampler.machine()}))
     lock(output_dir)
     file = RolloutFile(output_dir, stage.settings)
     metrics = file.metrics()
     if metrics is None:
         done = file.done()
-        for rollout in tqdm(stage.rollouts(done), total=len(questions), initial=len(done), desc="questions"):
+        progress = Progress("sampling", "questions", len(questions), len(done))
+        for rollout in progress.over(stage.rollouts(done, progress.count)):
             file.keep(rollout)
         metrics = file.finish(questions)
-    print(
+    say(
         f"{output_dir}: {metrics['solved']} of {metrics['questions']} questions solved, "
         f"{metrics['correct_rate']:.1%} of {metrics['candidates']} candidates correct"
     )

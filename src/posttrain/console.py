@@ -1,6 +1,29 @@
-"""What a person at the console reads. Only the main process says anything."""
+"""What a person at the console reads: what a run is, how far it has come, and what came out of it.
 
+On a terminal progress is a bar that stays in its place; in a log file it is a plain line now and then. Only the main
+process says anything.
+"""
+
+import logging
 import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TextIO, TypeVar
+
+from tqdm import tqdm
+
+Row = TypeVar("Row")
+SECONDS_A_LINE = 30.0  # between two lines of progress in a log
+SECONDS_A_DRAWING = 0.2  # between two drawings of a bar
+# What libraries say at their import to a person who did not ask for it. Nothing of it is news: the header names the
+# device, and a run that keeps 4-bit weights on a CPU shows what was held back (`show_held_back`).
+FOUR_BIT = "bitsandbytes.backends.cpu.ops"
+NOISE = {
+    FOUR_BIT: "Failed to load CPU gemm_4bit_forward",
+    "DeepSpeed": "Setting accelerator to CPU. If you have GPU",
+}
+LIBRARY_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")  # transformers obeys the first
 
 
 def is_main_process() -> bool:
@@ -9,6 +32,148 @@ def is_main_process() -> bool:
 
 
 def say(text: str) -> None:
-    """Print `text` once, however many processes run."""
+    """Print `text` once, however many processes run, and above the bar where one is drawn."""
     if is_main_process():
-        print(text, flush=True)
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def can_draw(stream: TextIO) -> bool:
+    """Whether a bar can stay in its place on `stream`: a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def header(facts: Mapping[str, str]) -> str:
+    """A line for every fact that is not empty, aligned, to stand below the title of a run."""
+    told = {name: fact for name, fact in facts.items() if fact}
+    width = max(map(len, told), default=0)
+    return "\n".join(f"  {name:<{width}}  {fact}" for name, fact in told.items())
+
+
+def clock(seconds: float) -> str:
+    """`0:07`, `12:03`, `3:04:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def plural(n: int, noun: str) -> str:
+    """`1 process`, `2 processes`, `1,200 rows`."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "es" if noun.endswith("s") else "s")
+
+
+def machine_line(device: str, processes: int, threads: int, dtype: str, attention: str) -> str:
+    """What computes, in one line. Threads are told on a CPU, where they do the work."""
+    of_threads = f" of {plural(threads, 'thread')}" if device.lower() == "cpu" else ""
+    return f"{device}, {plural(processes, 'process')}{of_threads}, {dtype}, {attention} attention"
+
+
+class HeldBack(logging.Filter):
+    """Keeps a logger's messages that begin with `start` instead of showing them."""
+
+    def __init__(self, start: str) -> None:
+        super().__init__()
+        self.start = start
+        self.messages: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.getMessage().startswith(self.start):
+            return True
+        self.messages.append(record.getMessage())
+        return False
+
+
+_held: dict[str, HeldBack] = {}
+
+
+def hold_back_noise() -> None:
+    """Hold NOISE back, and the bars of libraries where nothing can draw them. Every script starts with this."""
+    for name in NOISE.keys() - _held.keys():
+        _held[name] = HeldBack(NOISE[name])
+        logging.getLogger(name).addFilter(_held[name])
+    if not can_draw(sys.stderr):
+        for variable in LIBRARY_BARS:
+            os.environ.setdefault(variable, "1")
+
+
+def show_held_back(name: str) -> None:
+    """Say what the logger of that name wanted to say, once the run uses what it speaks of."""
+    for message in _held[name].messages if name in _held else []:
+        say(f"warning: {message}")
+
+
+def progress_line(name: str, unit: str, done: int, total: int, before: int, tokens: int, seconds: float) -> str:
+    """`tiny_1step: 64 of 200 answers, 3,204 tokens, 410 tokens/s, 1:20 left`.
+
+    `before` of those done were there when the `seconds` began; until another one is done nobody knows what is left.
+    A `total` of 0 is unknown.
+    """
+    parts = [f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"]
+    if tokens:
+        parts.append(rate(tokens, seconds))
+    if before < done < total:
+        parts.append(f"{clock(seconds / (done - before) * (total - done))} left")
+    return f"{name}: {', '.join(parts)}"
+
+
+def rate(tokens: int, seconds: float) -> str:
+    """`3,204 tokens, 410 tokens/s`."""
+    return f"{tokens:,} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s"
+
+
+class Progress:
+    """How much of `total` is done, with the tokens that show life while rows of minutes are in the making.
+
+    `name` and `unit` are a person's words, such as `tiny_1step` and `answers`. A log says nothing of work that takes
+    less than half a minute.
+    """
+
+    def __init__(
+        self, name: str, unit: str, total: int, done: int = 0, stream: TextIO | None = None, plain: bool = False
+    ) -> None:
+        self.name, self.unit, self.total, self.before, self.done = name, unit, total, done, done
+        self.stream, self.tokens = stream or sys.stderr, 0
+        self.started = self.shown = time.monotonic()
+        self.bar = None
+        if is_main_process() and not plain and can_draw(self.stream):
+            self.bar = tqdm(
+                total=total or None, initial=done, desc=name, unit=f" {unit}", file=self.stream, dynamic_ncols=True,
+                leave=False,
+            )  # fmt: skip
+
+    def over(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The rows, each of them counted once it was dealt with."""
+        try:
+            for row in rows:
+                yield row
+                self.advance()
+        finally:
+            self.close()
+
+    def advance(self, rows: int = 1) -> None:
+        """Count rows that are whole."""
+        self.done += rows
+        if self.bar is not None:
+            self.bar.update(rows)
+        self._show()
+
+    def count(self, tokens: int) -> None:
+        """Count tokens, of rows that may not be whole yet."""
+        self.tokens += tokens
+        self._show()
+
+    def close(self) -> None:
+        """Take the bar away; what came out is told by others."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now - self.shown < (SECONDS_A_LINE if self.bar is None else SECONDS_A_DRAWING):
+            return
+        self.shown, seconds = now, now - self.started
+        if self.bar is not None:
+            self.bar.set_postfix_str(rate(self.tokens, seconds) if self.tokens else "")
+        elif is_main_process():
+            line = progress_line(self.name, self.unit, self.done, self.total, self.before, self.tokens, seconds)
+            print(line, file=self.stream, flush=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from posttrain import processes
+from posttrain.console import hold_back_noise
 from posttrain.secrets import masked_text
 
 TRACEBACK = "POSTTRAIN_TRACEBACK"
@@ -22,6 +23,7 @@ def run_script(main: Callable[[], None]) -> None:
     process finds before they meet is told by the main one alone; later each tells its own.
     POSTTRAIN_TRACEBACK=1 shows where it was raised.
     """
+    hold_back_noise()
     try:
         with processes.ended_by_signals():
             main()

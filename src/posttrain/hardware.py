@@ -16,12 +16,14 @@ from typing import Any
 import psutil
 import yaml
 
+from posttrain.console import machine_line, plural
 from posttrain.errors import PosttrainError, yaml_fault
 
 VARIABLE = "POSTTRAIN_ACCELERATE_CONFIG"
 SECTION = "dynamo_config"
 TOGGLES = ("gradient_checkpointing", "attn_implementation")
 ATTENTION = ("sdpa", "eager", "varlen_sdpa", "flash_attention_2")
+MOMENT = 0.2  # seconds over which the load of this moment is measured
 logger = logging.getLogger(__name__)
 
 
@@ -147,3 +149,49 @@ def check_flash_attention(hardware: Hardware) -> None:
 def _relative(path: Path) -> Path:
     """The path from the working directory where it lies below it, so that records do not name the machine."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def machine_facts(model: Any, processes: int = 1, autocast: str = "no") -> dict[str, str]:
+    """The header's lines on what computes with a loaded model, and what makes it slower than it need be."""
+    import torch
+
+    device = "CPU" if model.device.type == "cpu" else torch.cuda.get_device_name(model.device)
+    threads, dtype = torch.get_num_threads(), str(model.dtype).removeprefix("torch.")
+    precision = dtype if autocast == "no" else f"{dtype} weights under {autocast}"
+    line = machine_line(device, processes, threads, precision, model.config._attn_implementation)
+    slow = crowding(threads, processes, usable_cores(), busy_cores()) if device == "CPU" else None
+    return {"machine": line, "warning": slow or ""}
+
+
+def usable_cores() -> int:
+    """Cores this process may run on: its affinity, and a container's quota where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    limit, _, period = quota.read_text().partition(" ") if quota.is_file() else ("max", "", "")
+    return cores if limit == "max" else max(1, min(cores, round(int(limit) / int(period))))
+
+
+def busy_cores() -> float:
+    """Cores that other work keeps busy: the load of the last minute, or of this moment where that is less.
+
+    The minute alone remembers what has ended meanwhile, the moment alone sees the start of this command's processes.
+    """
+    return min(os.getloadavg()[0], psutil.cpu_percent(interval=MOMENT) / 100 * (os.cpu_count() or 1))
+
+
+def crowding(threads: int, processes: int, cores: int, busy: float) -> str | None:
+    """What is wrong with so many threads on a CPU, and what to do; None where every thread finds a core.
+
+    One thread beside other work shares a core and takes its time. Threads of one computation wait for the last of
+    them, so one that finds no core makes small models many times slower.
+    """
+    free = cores if busy < cores / 10 else max(1, round(cores - busy))
+    wanted = threads * processes
+    if wanted <= free or (threads == 1 and processes <= cores):
+        return None
+    counted = plural(threads, "thread") if processes == 1 else f"{processes} processes of {plural(threads, 'thread')}"
+    beside = f", of which other work keeps {busy:.1f} busy" if wanted <= cores else ""
+    fewer_threads = processes <= free and threads > 1
+    remedy = f"set OMP_NUM_THREADS={free // processes}" if fewer_threads else "start fewer processes"
+    place = plural(cores, "core")
+    return f"{counted} on {place}{beside}: they wait for one another, often many times as long; {remedy}"

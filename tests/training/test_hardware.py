@@ -1,8 +1,21 @@
 """The toggles of an accelerate config: found, checked, and never silently ignored."""
 
-import pytest
+import os
+import re
 
-from posttrain.hardware import HardwareError, find_config, parse_config, read_hardware
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from posttrain.hardware import (
+    HardwareError,
+    busy_cores,
+    crowding,
+    find_config,
+    parse_config,
+    read_hardware,
+    usable_cores,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +65,37 @@ def test_flash_attention_is_never_replaced(monkeypatch, tmp_path):
         pytest.skip("this machine has a GPU")
     with pytest.raises(HardwareError, match=r"gpu.yaml: .*use accelerate_configs/cpu.yaml"):
         read_hardware()
+
+
+@pytest.mark.parametrize(
+    ("threads", "processes", "cores", "busy", "text"),
+    [
+        (1, 1, 2, 2.0, None),  # one thread shares a core and waits for nobody
+        (1, 2, 2, 1.9, None),
+        (2, 1, 2, 0.1, None),
+        (2, 1, 2, 1.2, "2 threads on 2 cores, of which other work keeps 1.2 busy: .*set OMP_NUM_THREADS=1"),
+        (4, 1, 2, 0.0, "4 threads on 2 cores: .*set OMP_NUM_THREADS=2"),
+        (64, 1, 2, 0.0, "64 threads on 2 cores: .*set OMP_NUM_THREADS=2"),  # a container's quota
+        (2, 2, 2, 0.0, "2 processes of 2 threads on 2 cores: .*set OMP_NUM_THREADS=1"),
+        (1, 8, 2, 0.0, "8 processes of 1 thread on 2 cores: .*start fewer processes"),
+        (64, 1, 64, 1.5, None),  # what a large machine always does beside
+        (64, 1, 64, 30.2, "64 threads on 64 cores, of which other work keeps 30.2 busy: .*set OMP_NUM_THREADS=34"),
+        (1, 1, 1, 5.0, None),
+    ],
+)
+def test_threads_that_find_no_core_are_told_of(threads, processes, cores, busy, text):
+    found = crowding(threads, processes, cores, busy)
+    assert (found is None) == (text is None)
+    assert text is None or re.fullmatch(text, found)
+
+
+@given(st.integers(1, 256), st.integers(1, 64), st.integers(1, 256), st.floats(0, 300))
+def test_the_advice_on_threads_is_one_that_gives_no_warning(threads, processes, cores, busy):
+    found = crowding(threads, processes, cores, busy)
+    if found and (advised := re.search(r"OMP_NUM_THREADS=(\d+)", found)):
+        assert crowding(int(advised[1]), processes, cores, busy) is None
+
+
+def test_the_cores_of_this_machine_can_be_counted():
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+    assert 0 <= busy_cores() <= (os.cpu_count() or 1)

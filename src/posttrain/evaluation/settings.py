@@ -19,6 +19,17 @@ def samples_per_question(options: EvalOptions, benchmark: Benchmark) -> int:
     return options.num_samples or (benchmark.k if options.temperature else 1)
 
 
+def asked_line(options: EvalOptions, benchmarks: list[Benchmark], prompts: list[str]) -> str:
+    """What is asked, and how: `1,000 answers on tiny_1step, …, prompt chat, greedy, at most 96 tokens each`."""
+    n = sum(len(benchmark.rows) * samples_per_question(options, benchmark) for benchmark in benchmarks)
+    drawn = f"temperature {options.temperature}, top_p {options.top_p}" if options.temperature else "greedy"
+    return (
+        f"{n:,} answers on {', '.join(benchmark.name for benchmark in benchmarks)}; prompt "
+        f"{', '.join(dict.fromkeys(prompts))}, {drawn}, at most {options.max_new_tokens} tokens each, grader "
+        f"{options.grader}"
+    )
+
+
 def evaluation_settings(
     benchmark: Benchmark,
     checkpoint: dict[str, Any],

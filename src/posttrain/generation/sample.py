@@ -1,7 +1,14 @@
 """One completion as text and ids, and the settings under which it is decoded; no torch."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+Tick = Callable[[int], None]  # is told how many tokens came since it was last called
+
+
+def unheard(tokens: int) -> None:
+    """The tick of a caller who does not count."""
 
 
 @dataclass(frozen=True)

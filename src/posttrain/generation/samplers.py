@@ -7,8 +7,10 @@ from typing import Protocol
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.generation.sample import Decoding, Sample
+from posttrain.console import plural
+from posttrain.generation.sample import Decoding, Sample, Tick, unheard
 from posttrain.generation.slots import SlotEngine
+from posttrain.hardware import machine_facts
 
 STRETCH = 8  # batches whose prompts may take one another's places
 UNFINISHED = 8  # tokens more than a stop text has characters, as some tokens are parts of one
@@ -19,8 +21,14 @@ class Sampler(Protocol):
 
     backend: dict[str, str]
 
-    def sample(self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int]) -> Iterator[Sample]:
-        """One sample per prompt that is not in `done`; `index` says which."""
+    def machine(self) -> dict[str, str]:
+        """Lines of a header on what computes, by name."""
+        ...
+
+    def sample(
+        self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int], tick: Tick = unheard
+    ) -> Iterator[Sample]:
+        """One sample per prompt that is not in `done`; `index` says which. `tick` is told of tokens as they come."""
         ...
 
 
@@ -39,9 +47,15 @@ class HfSampler:
             "batch_size": str(batch_size),  # moves the last bits of the logits
         }
 
+    def machine(self) -> dict[str, str]:
+        """What computes here, and how many completions at once."""
+        facts = machine_facts(self.model)
+        return facts | {"machine": f"{facts['machine']}, {plural(self.batch_size, 'answer')} at once"}
+
     def sample(
-        self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int] = frozenset()
-    ) -> Iterator[Sample]:
+        self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int] = frozenset(),
+        tick: Tick = unheard,
+    ) -> Iterator[Sample]:  # fmt: skip
         """One sample per prompt, the longest prompts first: memory runs out at once or never.
 
         A stretch of prompts that is not wholly `done` is drawn again whole, so that an interrupted evaluation ends with
@@ -56,7 +70,7 @@ class HfSampler:
             completions = self.engine.complete(
                 [(index, prompts[index]) for index in asked], decoding.max_new_tokens,
                 lambda ids: ending(ids, decoding, self.tokenizer) is not None,
-                decoding.temperature, decoding.top_p, decoding.seed,
+                decoding.temperature, decoding.top_p, decoding.seed, tick,
             )  # fmt: skip
             for index, ids in completions:
                 if index not in done:

@@ -13,6 +13,7 @@ import torch
 from transformers import Cache, PreTrainedModel
 
 from posttrain.errors import PosttrainError
+from posttrain.generation.sample import Tick, unheard
 
 MASKABLE = ("sdpa", "eager", "varlen_sdpa")  # attention that takes a mask of ours
 REFILL_AT = 0.75  # share of occupied slots below which new prompts are read, several at a time
@@ -103,11 +104,11 @@ class SlotEngine:
     @torch.inference_mode()
     def complete(
         self, prompts: Sequence[tuple[int, list[int]]], max_new_tokens: int, ended: Callable[[list[int]], bool],
-        temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
+        temperature: float = 0.0, top_p: float = 1.0, seed: int = 0, tick: Tick = unheard,
     ) -> Iterator[tuple[int, list[int]]]:  # fmt: skip
         """(index, ids) of each prompt as it ends: when `ended` says so of its ids, which stay whole, or at the budget.
 
-        A completion depends on seed and index, not on its neighbours.
+        A completion depends on seed and index, not on its neighbours. `tick` is told of every step's tokens.
         """
         waiting = [Row(i, ids, uniforms(seed, i, max_new_tokens) if temperature else None) for i, ids in prompts]
         waiting.reverse()
@@ -122,6 +123,7 @@ class SlotEngine:
             chosen = choose(logits, stepped, temperature, top_p)
             for row, token in zip(stepped, chosen, strict=True):
                 row.ids.append(token)
+            tick(len(stepped))
             finished = [row for row in stepped if len(row.ids) == max_new_tokens or ended(row.ids)]
             for row in finished:
                 self._free(active, row, cache)

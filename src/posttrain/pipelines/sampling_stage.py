@@ -9,10 +9,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain import lineage
+from posttrain.console import say
 from posttrain.data.prompts import declared_prompt, render_prompt
 from posttrain.errors import PosttrainError
 from posttrain.generation.open_sampler import load_sampler
-from posttrain.generation.sample import Decoding, Sample
+from posttrain.generation.sample import Decoding, Sample, Tick, unheard
 from posttrain.generation.samplers import HfSampler, Sampler
 from posttrain.grading import grader as grading
 from posttrain.grading.grader import Grader
@@ -37,14 +38,14 @@ class SamplingStage:
     num_candidates: int
     settings: dict[str, Any]
 
-    def rollouts(self, done: AbstractSet[str] = frozenset()) -> Iterator[Rollout]:
-        """Questions that are not in `done`, each as soon as its last candidate is there."""
+    def rollouts(self, done: AbstractSet[str] = frozenset(), tick: Tick = unheard) -> Iterator[Rollout]:
+        """Questions that are not in `done`, each as soon as its last candidate is there; `tick` is told of tokens."""
         n = self.num_candidates
         prompts = [prompt for prompt in self.prompts for _ in range(n)]  # candidates of a question stand together
         whole = {i * n + j for i, question in enumerate(self.questions) if question.id in done for j in range(n)}
         waiting: dict[int, list[Sample]] = {}
         with Grader() as grader:
-            for sample in self._samples(prompts, whole):
+            for sample in self._samples(prompts, whole, tick):
                 number = sample.index // n
                 samples = waiting.setdefault(number, [])
                 samples.append(sample)
@@ -53,12 +54,12 @@ class SamplingStage:
                     prompt, stop = self.prompts[number], self.decoding.stop
                     yield likelihood.measure(rollout, prompt, self.model, self.tokenizer, stop)
 
-    def _samples(self, prompts: list[list[int]], done: AbstractSet[int]) -> Iterator[Sample]:
+    def _samples(self, prompts: list[list[int]], done: AbstractSet[int], tick: Tick) -> Iterator[Sample]:
         """Where memory runs out, what is left is sampled in batches of half the size, which is said."""
         sampler, sampled = self.sampler, set(done)
         while True:
             try:
-                for sample in sampler.sample(prompts, self.decoding, sampled):
+                for sample in sampler.sample(prompts, self.decoding, sampled, tick):
                     sampled.add(sample.index)
                     yield sample
                 return
@@ -66,11 +67,18 @@ class SamplingStage:
                 batch_size = getattr(sampler, "batch_size", 1)
                 if batch_size < 2:
                     raise PosttrainError(f"out of memory at one completion at once ({error}); {ADVICE}") from error
-            print(
-                f"warning: out of memory at {batch_size} completions at once, going on with half; {ADVICE}", flush=True
-            )
+            say(f"warning: out of memory at {batch_size} completions at once, going on with half; {ADVICE}")
             torch.cuda.empty_cache()
             sampler = HfSampler(self.model, self.tokenizer, batch_size // 2)
+
+
+def asked_line(options: SampleOptions, n: int) -> str:
+    """What is asked, and how."""
+    return (
+        f"{options.num_candidates} answers to each of {n:,} questions of {options.dataset_name}; prompt "
+        f"{options.prompt}, temperature {options.temperature}, top_p {options.top_p}, at most "
+        f"{options.max_new_tokens} tokens each"
+    )
 
 
 def prepare(options: SampleOptions, questions: list[Question], manifest: dict[str, Any]) -> SamplingStage:

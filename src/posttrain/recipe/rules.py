@@ -107,6 +107,8 @@ REFUSED = {
     "remove_unused_columns": OURS + "rows are tokenised by posttrain.data.encode",
     "label_names": OURS + "rows are tokenised by posttrain.data.encode",
     "model_init_kwargs": OURS + "the model is loaded by posttrain.models.trainable",
+    "use_liger_kernel": OURS + "TRL deprecates it, and it is not tested with these losses",
+    "liger_kernel_config": OURS + "see use_liger_kernel",
     "eval_packing": OURS + "validation rows are packed as training rows are",
     "dataset_num_proc": OURS + "the tokenizer already uses all cores",
     "shuffle_dataset": OURS + "the trainer shuffles by seed",

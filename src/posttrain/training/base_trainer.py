@@ -15,6 +15,7 @@ from transformers import Trainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import adjusted_mfu, compute_flops_per_token, compute_mfu, get_peak_flops
 
+from posttrain.console import Progress
 from posttrain.errors import PosttrainError
 from posttrain.generation.sample import Decoding, Sample
 from posttrain.generation.samplers import HfSampler
@@ -22,6 +23,7 @@ from posttrain.hardware import find_config
 from posttrain.models import checkpoints
 from posttrain.models.rope import write_both_forms
 from posttrain.plan.memory import advice, sizes_of
+from posttrain.training.progress import show_progress
 
 
 class CheckpointError(PosttrainError):
@@ -37,6 +39,7 @@ class WholeRun(Trainer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.window = Window(self)
+        show_progress(self)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add tokens seen, tokens per second and MFU to TRL's figures; each of them under one name."""
@@ -77,7 +80,9 @@ class WholeRun(Trainer):
         mine = range(rank, len(prompts), world)
         with self.generating() as model:
             sampler = HfSampler(model, self.processing_class, self.args.per_device_eval_batch_size)
-            samples = list(sampler.sample([prompts[i] for i in mine], decoding))
+            progress = Progress("answering", "prompts", len(mine), plain=self.args.disable_tqdm)
+            asked = [prompts[i] for i in mine]
+            samples = list(progress.over(sampler.sample(asked, decoding, tick=progress.count)))
         placed = [replace(sample, index=mine[sample.index]) for sample in samples]
         return sorted(gather_object(placed), key=lambda sample: sample.index)
 

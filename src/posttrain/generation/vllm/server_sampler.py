@@ -12,7 +12,8 @@ from requests.adapters import HTTPAdapter
 from transformers import PreTrainedTokenizerBase
 from urllib3.util import Retry
 
-from posttrain.generation.sample import Decoding, Sample
+from posttrain.console import plural
+from posttrain.generation.sample import Decoding, Sample, Tick, unheard
 from posttrain.generation.samplers import to_sample
 from posttrain.generation.vllm.server import ServerError
 
@@ -42,15 +43,22 @@ class ServerSampler:
             "version": version.json()["version"] if version.status_code == 200 else "unknown",
         }
 
+    def machine(self) -> dict[str, str]:
+        """The server, and how many completions it is asked for at once."""
+        return {"server": f"{self.url}, vLLM {self.backend['version']}, {plural(self.concurrency, 'answer')} at once"}
+
     def sample(
-        self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int] = frozenset()
-    ) -> Iterator[Sample]:
+        self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int] = frozenset(),
+        tick: Tick = unheard,
+    ) -> Iterator[Sample]:  # fmt: skip
         """One sample per prompt that is not in `done`, as they come. Each has a seed of its own."""
         with ThreadPoolExecutor(self.concurrency) as threads:
             asked = [threads.submit(self._complete, i, ids, decoding) for i, ids in enumerate(prompts) if i not in done]
             try:
                 for answer in as_completed(asked):
-                    yield answer.result()
+                    sample = answer.result()
+                    tick(sample.tokens)
+                    yield sample
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 

@@ -50,6 +50,7 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         super().__init__(**kwargs)
         self.completions = ContinuedFile(Path(self.args.output_dir) / COMPLETIONS_FILE)
         self.add_callback(self.completions)
+        self.num_completions_to_print = 0  # none on the console, where TRL would print them; the file holds them
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

@@ -1,0 +1,92 @@
+"""How far a run is: a bar on a terminal, a plain line now and then in a log.
+
+They replace the callbacks of transformers, which print every log as a dictionary of strings.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers.utils import logging as library_bars
+
+from posttrain.console import SECONDS_A_LINE, can_draw, clock
+
+LINES = 5  # of a short run in a log file
+# Figures of a log that a person reads at a glance, by their last names; metrics.jsonl holds all of them.
+HEADLINES = ("loss", "reward", "accuracy", "accuracies")
+
+
+def show_progress(trainer: Trainer) -> None:
+    """Replace the callback that prints dictionaries by one that prints a line."""
+    found = trainer.pop_callback(ProgressCallback) or trainer.pop_callback(PrinterCallback)
+    if found is None:  # a notebook has a table of its own
+        return
+    plain = trainer.args.disable_tqdm or not can_draw(sys.stderr)
+    trainer.add_callback(ProgressLines() if plain else ProgressBar())
+
+
+def headline(logs: dict[str, Any], prefix: str = "") -> str:
+    """The figures that say how it goes, `loss 0.1413, reward 0.62, 6,768 tokens/s`; `prefix` is `eval_` or nothing."""
+    names = {name.removeprefix(prefix): value for name, value in logs.items() if name.startswith(prefix)}
+    parts = [
+        f"{name} {value:.4g}"
+        for name, value in names.items()
+        if name.rpartition("/")[2] in HEADLINES and isinstance(value, int | float)
+    ]
+    if (rate := logs.get("tokens_per_second")) is not None:
+        parts.append(f"{rate:,.0f} tokens/s")
+    return ", ".join(parts)
+
+
+def is_evaluation(logs: dict[str, Any]) -> bool:
+    return any(name.startswith("eval_") for name in logs)
+
+
+class ProgressLines(PrinterCallback):
+    """A line for every fifth of the run or half a minute, and one for every evaluation."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.first_step = self.last_step = state.global_step
+        self.started = self.last_time = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        step, now = state.global_step, time.monotonic()
+        place = f"{Path(args.output_dir).name}: step {step:,} of {state.max_steps:,}"
+        if is_evaluation(logs):
+            print(f"{place}, held out: {headline(logs, 'eval_')}", file=sys.stderr, flush=True)
+            return
+        part = (step * LINES) // state.max_steps > (self.last_step * LINES) // state.max_steps
+        if "loss" not in logs or not (part or now - self.last_time > SECONDS_A_LINE):
+            return
+        left = (now - self.started) / max(1, step - self.first_step) * (state.max_steps - step)
+        self.last_step, self.last_time = step, now
+        print(f"{place}: {headline(logs)}, {clock(left)} left", file=sys.stderr, flush=True)
+
+
+class ProgressBar(ProgressCallback):
+    """The bar of transformers with the figures behind it; evaluations are lines above it.
+
+    Bars of the library for files it writes meanwhile would tear this one.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self.hid = library_bars.is_progress_bar_enabled()
+        library_bars.disable_progress_bar()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not state.is_world_process_zero or self.training_bar is None or not logs:
+            return
+        if is_evaluation(logs):
+            self.training_bar.write(f"step {state.global_step:,}, held out: {headline(logs, 'eval_')}")
+        elif "loss" in logs:
+            self.training_bar.set_postfix_str(headline(logs))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_end(args, state, control, **kwargs)
+        if self.hid:
+            library_bars.enable_progress_bar()
