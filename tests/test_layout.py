@@ -21,8 +21,8 @@ PACKAGE = REPOSITORY / "src" / "posttrain"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Modules that must answer fast: nothing of theirs may import torch, directly or not.
 LIGHT = (
-    "api", "console", "data.benchmark_rows", "data.benchmarks", "data.manifest", "data.prompts", "data.records", "data.rows",
-    "data.sources.gsm8k", "data.sources.omcq", "data.sources.tiny_world", "data.traces.filters",
+    "api", "console", "data.benchmark_rows", "data.benchmarks", "data.manifest", "data.prompts", "data.records",
+    "data.rows", "data.sources.gsm8k", "data.sources.omcq", "data.sources.tiny_world", "data.traces.filters",
     "data.traces.inputs", "data.traces.selection", "data.traces.shapes", "digests", "errors", "evaluation.comparison",
     "evaluation.estimates", "evaluation.published_graders", "evaluation.results", "evaluation.samples",
     "evaluation.scoring", "generation.sample", "grading.formats", "grading.grader", "grading.pool", "hardware",
