@@ -10,7 +10,7 @@ from conftest import REPOSITORY, launch, run_script, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.errors import PosttrainError
-from posttrain.generation.sample import Sample
+from posttrain.generation.sample import Sample, unheard
 from posttrain.pipelines import likelihood, sampling_stage
 from posttrain.pipelines.expert_iteration import Rounds
 from posttrain.pipelines.rejection_sft import reset, translate
@@ -55,7 +55,7 @@ class SmallMemory:
     def __init__(self, batch_size: int, holds: int) -> None:
         self.batch_size, self.holds, self.backend = batch_size, holds, {}
 
-    def sample(self, prompts, decoding, done):
+    def sample(self, prompts, decoding, done, tick):
         for index in range(len(prompts)):
             if index not in done:
                 yield Sample(index, f"{self.batch_size}", 1, "stop")
@@ -66,12 +66,12 @@ class SmallMemory:
 def test_out_of_memory_goes_on_with_half_the_batch_and_gives_advice(monkeypatch, capsys):
     monkeypatch.setattr(sampling_stage, "HfSampler", lambda model, tokenizer, size: SmallMemory(size, 2))
     stage = SamplingStage(None, None, SmallMemory(8, 2), None, [], [], 1, {})
-    samples = list(stage._samples([[1]] * 6, set()))
+    samples = list(stage._samples([[1]] * 6, set(), unheard))
     assert [(s.index, s.text) for s in samples] == [(0, "8"), (1, "4"), (2, "2"), (3, "2"), (4, "2"), (5, "2")]
     assert capsys.readouterr().out.count("going on with half; shorten --max_new_tokens, or ask less at once") == 2
     monkeypatch.setattr(sampling_stage, "HfSampler", lambda model, tokenizer, size: SmallMemory(size, 0))
     with pytest.raises(PosttrainError, match="at one completion at once"):
-        list(stage._samples([[1]] * 6, set()))
+        list(stage._samples([[1]] * 6, set(), unheard))
 
 
 @pytest.mark.parametrize(("prompt", "stop"), [("r1_zero", ("</answer>",)), ("chat", ())])
