@@ -16,8 +16,8 @@ from tqdm import tqdm
 Row = TypeVar("Row")
 SECONDS_A_LINE = 30.0  # between two lines of progress in a log
 SECONDS_A_DRAWING = 0.2  # between two drawings of a bar
-# What libraries say at their import to a person who did not ask for it. Nothing of it is news: the header names the
-# device, and a run that keeps 4-bit weights on a CPU shows what was held back (`show_held_back`).
+# What libraries say at their import to a person who did not ask for it. Nothing of it is lost: the header names the
+# device, and the one of a run with 4-bit weights on a CPU says what was held back.
 FOUR_BIT = "bitsandbytes.backends.cpu.ops"
 NOISE = {
     FOUR_BIT: "Failed to load CPU gemm_4bit_forward",
@@ -44,10 +44,11 @@ def can_draw(stream: TextIO) -> bool:
 
 
 def header(facts: Mapping[str, str]) -> str:
-    """A line for every fact that is not empty, aligned, to stand below the title of a run."""
+    """A fact by its name for every one that is not empty, aligned, to stand below the title of a run."""
     told = {name: fact for name, fact in facts.items() if fact}
     width = max(map(len, told), default=0)
-    return "\n".join(f"  {name:<{width}}  {fact}" for name, fact in told.items())
+    indented = "\n" + " " * (width + 4)
+    return "\n".join(f"  {name:<{width}}  {fact.replace(chr(10), indented)}" for name, fact in told.items())
 
 
 def clock(seconds: float) -> str:
@@ -96,10 +97,9 @@ def hold_back_noise() -> None:
             os.environ.setdefault(variable, "1")
 
 
-def show_held_back(name: str) -> None:
-    """Say what the logger of that name wanted to say, once the run uses what it speaks of."""
-    for message in _held[name].messages if name in _held else []:
-        say(f"warning: {message}")
+def held_back(name: str) -> list[str]:
+    """What the logger of that name wanted to say, for a run that uses what it speaks of."""
+    return list(_held[name].messages) if name in _held else []
 
 
 def progress_line(name: str, unit: str, done: int, total: int, before: int, tokens: int, seconds: float) -> str:

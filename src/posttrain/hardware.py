@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import yaml
 
-from posttrain.console import machine_line, plural
+from posttrain.console import FOUR_BIT, held_back, machine_line, plural
 from posttrain.errors import PosttrainError, yaml_fault
 
 VARIABLE = "POSTTRAIN_ACCELERATE_CONFIG"
@@ -152,15 +152,19 @@ def _relative(path: Path) -> Path:
 
 
 def machine_facts(model: Any, processes: int = 1, autocast: str = "no") -> dict[str, str]:
-    """The header's lines on what computes with a loaded model, and what makes it slower than it need be."""
+    """The header's lines on what computes with a loaded model, and on what makes it slower than it need be."""
     import torch
 
-    device = "CPU" if model.device.type == "cpu" else torch.cuda.get_device_name(model.device)
+    first = next(model.parameters())
+    device = "CPU" if first.device.type == "cpu" else torch.cuda.get_device_name(first.device)
     threads, dtype = torch.get_num_threads(), str(model.dtype).removeprefix("torch.")
     precision = dtype if autocast == "no" else f"{dtype} weights under {autocast}"
     line = machine_line(device, processes, threads, precision, model.config._attn_implementation)
-    slow = crowding(threads, processes, usable_cores(), busy_cores()) if device == "CPU" else None
-    return {"machine": line, "warning": slow or ""}
+    warnings = []
+    if device == "CPU":
+        warnings = [crowding(threads, processes, usable_cores(), busy_cores()) or ""]
+        warnings += held_back(FOUR_BIT) if getattr(model, "is_loaded_in_4bit", False) else []
+    return {"machine": line, "warning": "\n".join(filter(None, warnings))}
 
 
 def usable_cores() -> int:

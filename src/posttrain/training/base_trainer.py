@@ -23,7 +23,7 @@ from posttrain.hardware import find_config
 from posttrain.models import checkpoints
 from posttrain.models.rope import write_both_forms
 from posttrain.plan.memory import advice, sizes_of
-from posttrain.training.progress import show_progress
+from posttrain.training.progress import Opening, show_progress
 
 
 class CheckpointError(PosttrainError):
@@ -39,6 +39,8 @@ class WholeRun(Trainer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.window = Window(self)
+        self.facts: dict[str, str] = {}  # lines of the header that only the run knows
+        self.add_callback(Opening(self))
         show_progress(self)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

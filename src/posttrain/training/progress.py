@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a plain line now and then in a log.
+"""What a run is, told before its first step, and how far it is: a bar on a terminal, a line now and then in a log.
 
 They replace the callbacks of transformers, which print every log as a dictionary of strings.
 """
@@ -8,14 +8,44 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.utils import logging as library_bars
 
-from posttrain.console import SECONDS_A_LINE, can_draw, clock
+from posttrain.console import SECONDS_A_LINE, can_draw, clock, header, plural, say
+from posttrain.hardware import machine_facts
 
 LINES = 5  # of a short run in a log file
 # Figures of a log that a person reads at a glance, by their last names; metrics.jsonl holds all of them.
 HEADLINES = ("loss", "reward", "accuracy", "accuracies")
+
+
+class Opening(TrainerCallback):
+    """The header of a run: `trainer.facts`, and what is known only when training begins."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            accelerator = self.trainer.accelerator
+            model = accelerator.unwrap_model(self.trainer.model)
+            machine = machine_facts(model, accelerator.num_processes, accelerator.mixed_precision)
+            say(header({**self.trainer.facts, "steps": steps_line(args, state), **machine}))
+
+
+def steps_line(args: Any, state: Any) -> str:
+    """`176 in 4 epochs, 16 rows each`; of a resumed run also the step it goes on from."""
+    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    resumed = f", on from step {state.global_step:,}" if state.global_step else ""
+    return f"{state.max_steps:,} in {plural(state.num_train_epochs, 'epoch')}, {plural(rows, 'row')} each{resumed}"
+
+
+def data_line(dataset: dict[str, Any]) -> str:
+    """`data/tiny_math: 704 train, 56 validation, 3 too long left out`."""
+    used = [f"{n:,} {split}" for split, n in dataset["used"].items()]
+    dropped = dataset.get("dropped_too_long") or 0
+    too_long = sum(dropped.values()) if isinstance(dropped, dict) else dropped
+    return f"{dataset['path']}: {', '.join([*used, *([f'{too_long:,} too long left out'] if too_long else [])])}"
 
 
 def show_progress(trainer: Trainer) -> None:

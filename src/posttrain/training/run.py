@@ -26,6 +26,7 @@ from posttrain.recipe.reader import Recipe
 from posttrain.training import stopping
 from posttrain.training.base_trainer import WholeRun, peak_memory_bytes
 from posttrain.training.final import FINAL, restore_final, save_final
+from posttrain.training.progress import data_line
 from posttrain.training.resume import resume_point, trained_already
 
 NOT_IDENTITY = (  # move no number
@@ -68,6 +69,7 @@ class Run:
         self.identity = {**run_identity(recipe, manifest, hardware), **inputs}
         self.record = lineage.claim(self.output_dir, self.identity)
         self.trained: Path | None = None  # the checkpoint that holds the last weights, where no step was left to take
+        say(f"{recipe.values['trainer']} {recipe.path} → {self.output_dir}")
 
     def is_finished(self) -> bool:
         """Whether an earlier session finished this run, which is told; `final/` is restored where it was lost."""
@@ -104,7 +106,8 @@ class Run:
         stopping.add_callbacks(trainer, self.recipe.build(StrategyOptions), callbacks)
         resumed_from = resume_point(self.output_dir)
         details = run_details(self, trainer, dataset) | details
-        say(trainable.parameter_report(details["parameters"]))
+        model = f"{self.recipe.values['model_name_or_path']}, {trainable.parameter_report(details['parameters'])}"
+        trainer.facts = {"model": model, "data": data_line(dataset)}
         self.record = start_or_continue(self, details, resumed_from)
         started = time.perf_counter()
         self.trained = trained_already(trainer, resumed_from)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from posttrain.console import say
 from posttrain.data.prompts import render_prompt
 from posttrain.evaluation.comparison import mcnemar
 from posttrain.grading.grader import Grade, Verdict
@@ -41,7 +42,7 @@ class Guard(ContinuedFile):
         if fault := fall(lines[0], line):
             control.should_training_stop = control.should_log = True
             if state.is_world_process_zero:
-                print(f"{self.path}: step {state.global_step}: {fault}; the run stops here", flush=True)
+                say(f"{self.path}: step {state.global_step}: {fault}; the run stops here")
 
     def _ask(self, state: Any) -> dict[str, Any]:
         """Every process asks, grades and so decides alike; the main one writes."""

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from posttrain import atomic
+from posttrain.console import say
 from posttrain.data.rows import by_content
 from posttrain.errors import PosttrainError
 from posttrain.grading.grader import Verdict
@@ -46,7 +47,7 @@ class SignalProbe(TrainerCallback):
         if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_json(self.path, {**figures, "refusals": refused})
-            print(table(figures), *refused, sep="\n", flush=True)
+            say("\n".join([table(figures), *refused]))
         if refused and self.options.probe == "refuse":
             raise PosttrainError("; ".join(refused) + " (--probe warn trains all the same)")
         if self.options.probe == "only":
