@@ -17,20 +17,36 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from posttrain.data.manifest import NAME, write_manifest
 from posttrain.data.traces import selection, writer
 from posttrain.data.traces.contamination import build_index
 from posttrain.data.traces.filters import REASONS
-from posttrain.data.traces.parts import Settings, start_forkserver
+from posttrain.data.traces.formats import ROW_BYTES
+from posttrain.data.traces.inputs import Input
+from posttrain.data.traces.parts import Settings
 from posttrain.data.traces.shapes import Shape
-from posttrain.data.traces.steps import all_parts, bad_lines, facts, fault_lines, find_source, first_untrainable
+from posttrain.data.traces.steps import (
+    all_parts,
+    bad_lines,
+    facts,
+    fault_lines,
+    find_source,
+    first_detail,
+    unread_columns_of,
+    unread_lines,
+)
+from posttrain.data.traces.workers import start_forkserver
 from posttrain.errors import PosttrainError, check_writable, run_script
+from posttrain.locks import lock
 
 
 def main() -> None:
     arguments = parse_arguments()
     if not arguments.dry_run:
         check_writable(arguments.out)
+        lock(arguments.out)
     if arguments.processes > 1:
         start_forkserver()
     inputs, source = find_source(arguments)
@@ -41,32 +57,60 @@ def main() -> None:
         # 1. Every row by itself: parsed, rendered, tokenised, checked.
         parts, read_bytes, key = all_parts(inputs, settings, index, Path(directory), arguments)
         table = selection.load_table(parts)
-        faults, n_bad = bad_lines(parts, inputs), int((table.code == selection.CODES["unreadable"]).sum())
-        print(fault_lines(faults, n_bad), end="", file=sys.stderr)
-        if n_bad and arguments.strict:
-            raise PosttrainError(f"{n_bad} rows that cannot be read, the first of them {faults[0]} (--strict)")
+        tell_faults(parts, inputs, table, arguments.strict)
+        unread = unread_columns_of(parts, inputs)
+        print(unread_lines(unread), end="", file=sys.stderr)
 
         # 2. All rows together: budget, duplicates, caps, number.
         split = selection.decide(table, limits, parts)
-        dropped = selection.counts(table)
-        kept = {name: int((split == number).sum()) for number, name in enumerate(selection.SPLITS)}
-        print(report(len(table.code), dropped, kept))
-        if arguments.n is not None and sum(kept.values()) < arguments.n:
-            print(f"{sum(kept.values())} rows are all there are, not the {arguments.n} of --n", file=sys.stderr)
+        kept = tell_counts(table, split, arguments.n)
         if arguments.dry_run:
             return
-        if not kept["train"]:
-            example = first_untrainable(parts)
-            raise PosttrainError(f"{arguments.out}: no row is left to train on; see the reasons above{example}")
+        require_rows(kept, arguments, parts)
 
         # 3. The files, and last the manifest.
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        for name in (NAME, *(f"{s}{end}" for s in selection.SPLITS for end in (".parquet", ".ids.parquet"))):
-            (arguments.out / name).unlink(missing_ok=True)
-        (arguments.out / "dropped.parquet").unlink(missing_ok=True)
+        clear(arguments.out)
         files = writer.write_files(arguments.out, parts, read_bytes, table, split, key, arguments.keep_dropped)
-        write_manifest(arguments.out, files, source, facts(settings, limits, index, key, table, split))
+        about = facts(settings, limits, index, key, table, split) | {"columns_not_read": unread}
+        write_manifest(arguments.out, files, source, about)
         print(f"{arguments.out}: {', '.join(f'{n} {name}' for name, n in kept.items())}")
+
+
+def tell_faults(parts: list[Path], inputs: list[Input], table: selection.Table, strict: bool) -> None:
+    """Name the first rows that could not be read, and end there where that is asked for."""
+    faults, n_bad = bad_lines(parts, inputs), int((table.code == selection.CODES["unreadable"]).sum())
+    print(fault_lines(faults, n_bad), end="", file=sys.stderr)
+    if n_bad and strict:
+        raise PosttrainError(f"{n_bad} rows that cannot be read, the first of them {faults[0]} (--strict)")
+
+
+def tell_counts(table: selection.Table, split: np.ndarray, wanted: int | None) -> dict[str, int]:
+    """Print what became of the rows; returns the number that is kept of each split."""
+    kept = {name: int((split == number).sum()) for number, name in enumerate(selection.SPLITS)}
+    print(report(len(table.code), selection.counts(table), kept))
+    if wanted is not None and sum(kept.values()) < wanted:
+        print(f"{sum(kept.values())} rows are all there are, not the {wanted} of --n", file=sys.stderr)
+    return kept
+
+
+def require_rows(kept: dict[str, int], arguments: argparse.Namespace, parts: list[Path]) -> None:
+    """Raise PosttrainError where nothing would be trained on."""
+    if kept["validation"] and not kept["train"]:
+        raise PosttrainError(
+            f"--validation {arguments.validation}: takes all {kept['validation']} rows that are kept, whole questions "
+            f"at a time, and leaves none to train on; lower it"
+        )
+    if not kept["train"]:
+        raise PosttrainError(f"{arguments.out}: no row is left to train on; see the reasons above{first_detail(parts)}")
+
+
+def clear(out: Path) -> None:
+    """Remove what a command before this one wrote; from here on the dataset is unfinished."""
+    splits = (f"{name}{end}" for name in selection.SPLITS for end in (".parquet", ".ids.parquet"))
+    for name in (NAME, *splits, "dropped.parquet"):
+        (out / name).unlink(missing_ok=True)
+    for temporary in out.glob(".*.tmp"):  # of a command that was killed: this one holds the lock
+        temporary.unlink()
 
 
 def report(n_read: int, dropped: dict[str, int], kept: dict[str, int]) -> str:
@@ -88,6 +132,7 @@ def settings_of(arguments: argparse.Namespace, source: str) -> Settings:
         max_repeats=arguments.max_repeats,
         source=source,
         shape=Shape(arguments.prompt_template, arguments.response_template, arguments.gold_column, arguments.order_by),
+        control_tokens=arguments.control_tokens,
     )
 
 
@@ -131,7 +176,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=int, default=42)
     add("--prompt-template", help="question from columns: '{subject}: {relation}'; {prompt} is what was found")
     add("--response-template", help="response from columns; {response} is what was found")
-    add("--gold-column")
+    add("--gold-column", help="of the gold answer; a field of a column with a point: reward_model.ground_truth")
+    add(
+        "--control-tokens",
+        choices=("drop", "text"),
+        default="drop",
+        help="written in a text: drop the row, or make it text",
+    )
+    add("--max-row-mb", type=float, default=ROW_BYTES / 2**20, help="the longest row of any format once it is unpacked")
     add("--strict", action="store_true", help="end at rows that cannot be read instead of counting them")
     add("--dry-run", action="store_true", help="print the table and write nothing")
     add("--keep-dropped", action="store_true", help="also write dropped.parquet")
@@ -142,6 +194,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if bool(arguments.inputs) == bool(arguments.hub):
         parser.error("name inputs, or --hub")
+    if not 0 < arguments.max_row_mb < 2**20:
+        parser.error("--max-row-mb is more than 0")
     if not 0 <= arguments.near_duplicates <= 1 or arguments.processes < 1 or arguments.max_tokens < 1:
         parser.error("--near-duplicates lies between 0 and 1, --processes and --max-tokens are 1 or more")
     if arguments.slurm and not arguments.tasks:

@@ -1,6 +1,7 @@
 """Errors a user or a file can cause: shown as one line (or one line per fault), without a traceback."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,17 @@ from posttrain.console import hold_back_noise
 from posttrain.secrets import masked_text
 
 TRACEBACK = "POSTTRAIN_TRACEBACK"
+# Control characters but tab and newline, halves of surrogate pairs, and what turns the direction of writing.
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class PosttrainError(Exception):
     """Base of every error whose text alone tells the user where, which value, what was expected and what to do."""
+
+
+def printable(text: str) -> str:
+    """Text from a file as a terminal may be given it: what would steer the terminal, or is no text, as escapes."""
+    return STEERING.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -39,7 +47,7 @@ def run_script(main: Callable[[], None]) -> None:
             text = masked_text(str(error))
             if not isinstance(error, PosttrainError):
                 text = f"{type(error).__name__}: {' '.join(text.split())}"
-            print(f"error: {f'process {rank}: ' if rank else ''}{text}", file=sys.stderr, flush=True)
+            print(f"error: {f'process {rank}: ' if rank else ''}{printable(text)}", file=sys.stderr, flush=True)
         sys.exit(2)
 
 

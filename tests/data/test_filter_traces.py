@@ -38,7 +38,7 @@ REASON_ROWS = {
     "no_answer": [solved(908) | {"response": "I give up"}],
     "wrong_answer": [solved(909) | {"response": "it is \\boxed{4}"}],
     "loop": [solved(910) | {"response": "1+1=2 and 2+2=4 and 3+3=6; " * 14 + "\\boxed{911}"}],
-    "untrainable": [solved(911) | {"response": "so <|im_end|> then \\boxed{912}"}],
+    "control_tokens": [solved(911) | {"response": "so <|im_end|> then \\boxed{912}"}],
     "duplicate": [solved(1), solved(2)],
     "near_duplicate": [],
 }  # fmt: skip

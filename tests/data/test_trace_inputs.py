@@ -76,8 +76,14 @@ SHARE = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "r"}]
         ({"conversations": SHARE}, "q", "r", None),
         ({"conversations": json.dumps(SHARE)}, "q", "r", None),  # as a CSV cell holds it
         ({"prompt": CHAT[:2], "completion": CHAT[2:], "answer": "7"}, "q", "r", "7"),
-        ({"question": "q", "response": "r", "gold": [1]}, "q", "r", None),
+        ({"question": "q", "response": "r", "gold": [1]}, "q", "r", "1"),
+        ({"question": "q", "response": "r", "gold": ["15"]}, "q", "r", "15"),
         ({"question": "q", "response": "r", "gold": True}, "q", "r", None),
+        ({"question": "q", "response": "r", "gold": [], "answer": "a b\n#### 1,234"}, "q", "r", "1,234"),
+        ({"question": "q", "response": "r", "reward_model": {"ground_truth": "13"}}, "q", "r", "13"),
+        ({"prompt": CHAT[:2], "response": "r", "answer": "7"}, "q", "r", "7"),
+        ({"prompt": "q", "completion": CHAT[2:], "answer": "7"}, "q", "r", "7"),
+        ({"prompt": json.dumps(CHAT[:2]), "response": "r"}, "q", "r", None),
     ],
 )
 def test_every_spelling(record, question, response, gold):

@@ -23,8 +23,9 @@ from posttrain.data.traces import filters, selection, writer
 from posttrain.data.traces.contamination import Index, index_of
 from posttrain.data.traces.duplicates import BANDS, WIDTH, near_duplicates, signatures
 from posttrain.data.traces.inputs import find_inputs
-from posttrain.data.traces.parts import PartMaker, Settings, read_part, write_part
+from posttrain.data.traces.parts import PartMaker, Settings, mark_part, read_part, unread_columns, write_part
 from posttrain.data.traces.shapes import Shape
+from posttrain.errors import printable
 
 TOKENIZER = REPOSITORY / "assets/tiny_init"
 NO_INDEX = Index((), {}, np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
@@ -99,6 +100,52 @@ def test_kept_rows_satisfy_every_filter_and_nothing_is_lost(maker, tmp_path_fact
         assert sum(other["source"] == row["source"] for other in kept) <= LIMITS.cap
     shuffled.shuffle(lines)
     assert outcome(maker, lines, 7, tmp_path_factory.mktemp("b"))[:3] == (kept, dropped, counts)
+
+
+SOUND = {"question": "1+1?", "response": "\\boxed{2}", "gold": "2"}
+HOSTILE = [
+    SOUND | {"gold": "\ud800"}, SOUND | {"source": "\ud800"}, SOUND | {"\ud800": 1}, {"\ud800": "\x1b[31m"},
+    SOUND | {"rate": int("9" * 400)}, SOUND | {"rate": "1e999"}, SOUND | {"gold": ". " * 40_000},
+    SOUND | {"gold": "9" * 5000}, SOUND | {"gold": [[["1"]]]}, SOUND | {"gold": {"\ud800": 1}}, SOUND | {"gold": "\0"},
+    SOUND | {"messages": "\ud800"}, {"messages": [{"role": "\ud800", "content": ""}]}, SOUND | {"system": "\ud800"},
+    SOUND | {"response": "#### 1" + " " * 30_000 + "x"}, SOUND | {"gold": "{" * 1800}, SOUND | {"question": "\x1b[2J"},
+    SOUND | {"source": "\x1b[2J" + "s" * 10**6}, SOUND | {"context\x1b[2J": "c"},
+]  # fmt: skip
+LINES_OF_DIGITS = [b'{"question": "q", "response": "r", "gold": ' + b"9" * 5000 + b"}", b"9" * 5000]
+
+
+def test_one_odd_row_ends_nothing(tmp_path):
+    maker = PartMaker(dataclasses.replace(SETTINGS, check_answer=True), NO_INDEX)
+    lines = [*(json.dumps(row).encode() for row in HOSTILE), *LINES_OF_DIGITS, json.dumps(SOUND).encode()]
+    path = mark_part(write_part(maker.table([*enumerate(lines)]), tmp_path / "part.arrow"))
+    table = selection.load_table([path])
+    limits = dataclasses.replace(LIMITS, order_by=None)
+    split = selection.decide(table, limits, [path])
+    writer.write_files(tmp_path, [path], 0, table, split, "key", dropped=True)
+    assert (split >= 0).any()
+    dropped = pq.read_table(tmp_path / "dropped.parquet").to_pylist()
+    assert len(dropped) + (split >= 0).sum() == len(lines)
+    for row in dropped:
+        assert row["detail"] is None or (printable(row["detail"]) == row["detail"] and len(row["detail"]) <= 300)
+    assert unread_columns(path) == {"context\\x1b[2J": 1}
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("drop", 1), ("text", 4)])
+def test_control_tokens_drop_the_row_or_become_text(mode, kept, tmp_path):
+    token = "<|im_end|>\n<|im_start|>assistant\n"
+    rows = [SOUND, SOUND | {"question": f"a{token}b"}, SOUND | {"response": f"{token} \\boxed{{2}}"}]
+    rows += [{"prompt": [{"role": "system", "content": token}, {"role": "user", "content": "q"}], "response": "2"}]
+    maker = PartMaker(dataclasses.replace(SETTINGS, control_tokens=mode), NO_INDEX)
+    table = maker.table([(n, json.dumps(row).encode()) for n, row in enumerate(rows)])
+    reasons = table["reason"].to_pylist()
+    assert reasons.count(None) == kept and reasons.count("control_tokens") == len(rows) - kept
+    for row in table.to_pylist():
+        if row["reason"] is None:
+            template = [*row["prompt"], *row["completion"]]
+            controls = [i for i in row["input_ids"] if i in maker.tokenizer.all_special_ids]
+            assert len(controls) == 2 * len(template), row  # a start and an end of each message
+        else:
+            assert row["detail"] == "<|im_end|> is written in the text"
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)

@@ -21,8 +21,9 @@ import numpy as np
 from posttrain.grading.grader import Grader, Verdict
 
 REASONS = {
-    "unreadable": "a line that is no JSON object, or a row without question and answer",
+    "unreadable": "no JSON object, no question and answer, or a field that no prompt shows",
     "invalid_text": "control characters, broken surrogates or replacement characters",
+    "control_tokens": "a control token of the tokenizer is written in the text of question or answer",
     "too_long": "more tokens than the budget",
     "too_short": "a response of fewer tokens than the least",
     "unfinished": "the thought has no </think>",

@@ -2,22 +2,16 @@
 
 A part is an Arrow file below the work directory, named by the digest of its input and its number, in a directory named
 by the settings that decide its content. It is written whole or not at all, so that an interrupted run continues, and
-another budget, cap or number of rows needs no row to be tokenised again. It is not compressed, 2.2 times the size of
-the lines, so that of a part that is mapped only what is looked at is read.
+another budget, cap or number of rows needs no row to be tokenised again. The digest of its bytes is the end of its name
+and is checked before it is used again: a part that a disk has changed is made anew. It is not compressed, 2.2 times the
+size of the lines, so that of a part that is mapped only what is looked at is read.
 """
 
 import dataclasses
 import hashlib
 import json
-import multiprocessing
-import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
 from dataclasses import dataclass
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -27,17 +21,22 @@ import pyarrow as pa
 
 from posttrain import atomic
 from posttrain.data.prompts import render_prompt
+from posttrain.data.prompts.control_tokens import control_tokens
 from posttrain.data.rows import MESSAGES, row_id
 from posttrain.data.traces import filters
 from posttrain.data.traces.contamination import Index
 from posttrain.data.traces.duplicates import ENTRIES, signatures
-from posttrain.data.traces.inputs import Input, Item, batches
-from posttrain.data.traces.shapes import Shape, ShapeError, Trace, read_trace
-from posttrain.errors import PosttrainError
+from posttrain.data.traces.inputs import Item
+from posttrain.data.traces.messages import ShapeError
+from posttrain.data.traces.shapes import Shape, Trace, read_trace
+from posttrain.digests import file_digest
+from posttrain.errors import PosttrainError, printable
 from posttrain.grading.grader import VERSION as GRADER_VERSION
 from posttrain.grading.grader import Grader
 
-VERSION = "3"  # of what a part holds
+VERSION = "4"  # of what a part holds
+UNREAD = b"posttrain.unread"  # in a part's metadata: columns that may matter and were not read, with their rows
+DETAIL = 300  # characters
 KNOWN_PAIRS = 50_000  # that a grader remembers
 SCHEMA = pa.schema(
     [
@@ -74,6 +73,7 @@ class Settings:
     max_repeats: int
     source: str
     shape: Shape
+    control_tokens: str = "drop"  # or text
 
     def directory(self, work: Path, ids_key: str, index: Index) -> Path:
         """Where parts under these settings lie."""
@@ -97,7 +97,9 @@ class PartMaker:
         self.tokenizer = load_tokenizer(settings.tokenizer, settings.revision, settings.eos_token)
         self.tokenise = fastest(self.tokenizer)
         self.encoding = Encoding(settings.prompt, settings.eos_token, max_length=0, too_long="drop")
+        self.controls = control_tokens(self.tokenizer)
         self.template = self._shared_ids()
+        self.unread: Counter[str] = Counter()  # of the batch under way
         self.grader = Grader(workers=1)
         Finalize(None, self.grader.pool.close, exitpriority=10)  # its processes end with this one
 
@@ -112,13 +114,14 @@ class PartMaker:
 
     def table(self, batch: list[Item]) -> pa.Table:
         """Rows of `SCHEMA` in order of their id."""
+        self.unread.clear()
         rows = [self._row(number, line) for number, line in batch]
         readable = [row for row in rows if row["reason"] is None]
         self._encode(readable)
         if self.settings.check_answer:
             self._check_answers(readable)
         rows.sort(key=lambda row: row["id"])
-        return pa.Table.from_pylist(rows, schema=SCHEMA)
+        return pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({UNREAD: json.dumps(self.unread)}))
 
     def _row(self, number: int, line: bytes | str) -> dict[str, Any]:
         empty = dict.fromkeys(SCHEMA.names) | {"number": number, "question": 0, "tie": 0, "touches": 0}
@@ -128,18 +131,23 @@ class PartMaker:
             trace = read_trace(line, self.settings.shape)
         except ShapeError as error:
             content = hashlib.sha256(line.strip() if isinstance(line, bytes) else line.encode()).hexdigest()[:16]
-            fault = {"reason": "unreadable", "detail": str(error), "source": self.settings.source}
-            return empty | {"id": content, "answer": None} | fault
+            fault = {"reason": "unreadable", "detail": printable(str(error))[:DETAIL]}
+            return empty | {"id": content, "answer": None, "source": self.settings.source} | fault
+        self.unread.update(map(printable, trace.unread))
         return empty | self._facts(trace)
 
     def _facts(self, trace: Trace) -> dict[str, Any]:
         """The columns of a readable row, its reason among them."""
         texts = [message["content"] for message in trace.prompt]
-        response = trace.response.strip()
+        response, gold, source = trace.response.strip(), _encodable(trace.gold or ""), _encodable(trace.source or "")
+        if self.settings.control_tokens == "text":
+            texts, response = [self.controls.as_text(text) for text in texts], self.controls.as_text(response)
         reason, detail = None, filters.text_fault(*texts, response, trace.gold or "")
         if detail:
             reason = "invalid_text"
-            texts, response = [_printable(text) for text in texts], _printable(response)
+            texts, response = [_encodable(text) for text in texts], _encodable(response)
+        elif token := self.controls.written([*texts, response]):
+            reason, detail = "control_tokens", f"{token} is written in the text"
         elif len(response) + sum(map(len, texts)) > filters.LONGEST:
             reason, detail = "too_long", f"more than {filters.LONGEST} characters"
         elif filters.unfinished(response, self.settings.require_think):
@@ -150,15 +158,16 @@ class PartMaker:
             "id": row_id(*texts, completion),
             "prompt": prompt,
             "completion": [{"role": "assistant", "content": completion}],
-            "answer": _printable(trace.gold or ""),
-            "source": _printable(trace.source or self.settings.source),
-            "reason": reason if reason in ("invalid_text", "too_long") else None,
+            "answer": gold,
+            "source": source or self.settings.source,
+            "reason": reason if reason in ("invalid_text", "control_tokens", "too_long") else None,
             "detail": detail,
             "question": int(row_id(*texts), 16),
-            "tie": int(row_id(trace.gold or "", trace.source or "", str(trace.rate)), 16),
+            "tie": int(row_id(gold, source, str(trace.rate)), 16),
             "rate": trace.rate,
             "touches": self.index.touched(texts),
             "later_reason": reason,
+            "gold_fault": trace.gold_fault,
         }
 
     def _encode(self, rows: list[dict[str, Any]]) -> None:
@@ -186,6 +195,8 @@ class PartMaker:
         reasons = filters.answer_reasons([row["answer"] or None for row in rows], texts, self.grader)
         for row, reason in zip(rows, reasons, strict=True):
             row["reason"] = reason or row["reason"]
+            if reason == "bad_gold" and row["gold_fault"]:
+                row["detail"] = printable(row["gold_fault"])[:DETAIL]
 
 
 def lay_out(response: str, prompt: str) -> str:
@@ -200,89 +211,22 @@ def lay_out(response: str, prompt: str) -> str:
     return f" {thought.strip()} </think> <answer> {final} </answer>"
 
 
-def start_forkserver() -> ForkServerContext:
-    """Start what the processes are forked from, unless it runs: called early, its imports overlap with the caller's."""
-    context = multiprocessing.get_context("forkserver")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process each is enough
-    context.set_forkserver_preload(["posttrain.data.traces.parts", "posttrain.data.encode"])
-    forkserver.ensure_running()
-    return context
-
-
-def make_parts(
-    inputs: list[Input], settings: Settings, index: Index, directory: Path, processes: int
-) -> Iterator[tuple[Path, int]]:
-    """Paths of all parts, in order of the inputs, and the bytes of lines in each; those that exist are not made again.
-
-    Raises what ended an input, after the parts before it are on disk.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    if processes == 1:
-        yield from _one_by_one(inputs, settings, index, directory)
-        return
-    waiting: deque[tuple[Path, int, Future[None] | None]] = deque()
-    with ProcessPoolExecutor(processes, start_forkserver(), _start, (settings, index)) as pool:
-        try:
-            for batch, path in _batches(inputs, directory):
-                size = sum(len(line) for _, line in batch)
-                future = None if path.exists() else pool.submit(_write, batch, path)
-                waiting.append((path, size, future))
-                while len(waiting) > 2 * processes:
-                    yield _finished(waiting)
-            while waiting:
-                yield _finished(waiting)
-        except BrokenProcessPool as error:
-            raise PosttrainError(
-                "a process died, most likely for want of memory; use fewer --processes and start the command again: "
-                "it continues"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _batches(inputs: list[Input], directory: Path) -> Iterator[tuple[list[Item], Path]]:
-    for one in inputs:
-        for number, batch in enumerate(batches(one.items())):
-            yield batch, directory / f"{one.digest[:16]}-{number:06d}.arrow"
-
-
-def _one_by_one(inputs: list[Input], settings: Settings, index: Index, directory: Path) -> Iterator[tuple[Path, int]]:
-    maker = None
-    for batch, path in _batches(inputs, directory):
-        if not path.exists():
-            maker = maker or PartMaker(settings, index)
-            write_part(maker.table(batch), path)
-        yield path, sum(len(line) for _, line in batch)
-
-
-def _finished(waiting: deque[tuple[Path, int, Future[None] | None]]) -> tuple[Path, int]:
-    path, size, future = waiting.popleft()
-    if future is not None:
-        future.result()
-    return path, size
-
-
-MAKERS: list[PartMaker] = []  # the one of this process
-
-
-def _start(settings: Settings, index: Index) -> None:
-    MAKERS.append(PartMaker(settings, index))
-
-
-def _write(batch: list[Item], path: Path) -> None:
-    write_part(MAKERS[0].table(batch), path)
-
-
-def write_part(table: pa.Table, path: Path) -> None:
-    """A part, whole or not at all."""
+def write_part(table: pa.Table, path: Path) -> Path:
+    """Write a part, whole or not at all; returns its path."""
     try:
-        with atomic.writing(path) as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        with atomic.writing(path) as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table.combine_chunks())
     except OSError as error:
         raise PosttrainError(
             f"{path}: could not be written ({error}); free space, or name another --work-dir, and start the command "
             f"again: it continues"
         ) from error
+    return path
+
+
+def mark_part(path: Path) -> Path:
+    """Give a part the name that says it is whole: the digest of its bytes is in it."""
+    return path.rename(path.with_suffix(f".{file_digest(path)}.arrow"))
 
 
 def read_part(path: Path, columns: list[str]) -> pa.Table:
@@ -291,6 +235,12 @@ def read_part(path: Path, columns: list[str]) -> pa.Table:
         return pa.ipc.open_file(file).read_all().select(columns)  # included_fields would copy them
 
 
-def _printable(text: str) -> str:
+def unread_columns(path: Path) -> Counter[str]:
+    """Columns that may matter and were not read, with the number of a part's rows that hold something there."""
+    with pa.memory_map(str(path)) as file:
+        return Counter(json.loads(pa.ipc.open_file(file).schema.metadata[UNREAD]))
+
+
+def _encodable(text: str) -> str:
     """Text that a file can hold: lone surrogates shown as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -3,12 +3,14 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Message = dict[str, str]
+from posttrain.data.traces.messages import Message, ShapeError, beside, conversation, decoded
+from posttrain.grading.reading.golds import GSM8K, GoldError, gold_at, read_gold
+
 CONVERSATIONS = ("messages", "conversations", "conversation")
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 ALPACA = ("instruction", "input", "output")  # before the pairs: input/output would lose the instruction
 # Tried in this order; the first pair whose columns both hold something is the row.
 PAIRS = (
@@ -17,32 +19,44 @@ PAIRS = (
     ("question", "answer"), ("instruction", "completion"), ("instruction", "response"), ("user", "assistant"),
     ("human", "gpt"), ("instruction", "output"), ("query", "response"), ("question", "generation"),
 )  # fmt: skip
-GOLDS = ("gold", "expected_answer", "ground_truth", "final_answer", "answer")
+GOLDS = ("gold", "expected_answer", "ground_truth", "final_answer", "answer", "reward_model.ground_truth")
+LONGEST_GOLD = 2000  # characters; no answer that is found in a response is longer
 SOURCES = ("source", "problem_source", "dataset")
-GSM8K_GOLD = "####"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
-
-
-class ShapeError(ValueError):
-    """A row in which no question and response were found."""
+# A column of such a name may be part of the question or the answer.
+MATTERS = re.compile(
+    r"system|prompt|instruct|context|history|passage|document|demonstration|shot|problem|question|query|message|"
+    r"conversation|turns|dialog|think|thought|reason|rationale|cot\b|chain|answer|gold|truth|label|solution|response|"
+    r"completion|output|input|generation|tool|function|image|audio|video|choices|options|chosen|rejected",
+    re.IGNORECASE,
+)
+WEIGHT = re.compile("weight|mask", re.IGNORECASE)  # which numbers, too, may say
+ABOUT = re.compile("(id|type|source|level|index|count|tokens|length|hash|date|url|name|model|score)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One question with one response; `gold` and `source` are None where the row names none."""
+    """One question with one response; `gold` and `source` are None where the row names none.
+
+    `gold_fault` says what is wrong with a gold that is there; `unread` are columns that hold something, may matter and
+    were not read.
+    """
 
     prompt: list[Message]
     response: str
     gold: str | None
     source: str | None
     rate: float | None
+    gold_fault: str | None = None
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Shape:
     """How to read rows beyond the spellings above.
 
-    A template is text with `{column}` in it; `{prompt}` and `{response}` stand for what was found without it.
+    A template is text with `{column}` in it; `{prompt}` and `{response}` stand for what was found without it. The other
+    two name a column, or a field of one: `reward_model.ground_truth`.
     """
 
     prompt_template: str | None = None
@@ -53,77 +67,106 @@ class Shape:
 
 def read_trace(line: bytes, shape: Shape) -> Trace:
     """The trace of a JSON line; raises ShapeError where there is none."""
+    record = _record(line)
+    read: set[str] = set()
+    messages, response_column = _exchange(record, shape, read)
+    messages = beside(record, messages, read)
+    response = messages[-1]["content"]
+    known = {**record, "prompt": messages[-2]["content"] if len(messages) > 1 else "", "response": response}
+    if shape.prompt_template is not None:
+        messages[-2:-1] = [_user(_fill(shape.prompt_template, known))]
+        read.update(PLACEHOLDER.findall(shape.prompt_template))
+    if shape.response_template is not None:
+        response = _fill(shape.response_template, known)
+        read.update(PLACEHOLDER.findall(shape.response_template))
+    gold, fault = _gold(record, response, response_column, shape, read)
+    return Trace(
+        prompt=messages[:-1],
+        response=response,
+        gold=gold,
+        source=next((record[name] for name in SOURCES if isinstance(record.get(name), str) and record[name]), None),
+        rate=_number(gold_at(record, shape.rate_column)) if shape.rate_column else None,
+        gold_fault=fault,
+        unread=tuple(name for name in record if name not in read and _matters(name, record[name])),
+    )
+
+
+def _record(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except RecursionError:
         raise ShapeError("nested too deeply") from None
     except ValueError as error:  # also UnicodeDecodeError
-        raise ShapeError(f"not JSON: {error}") from None
+        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+            raise ShapeError(f"not JSON: {error}") from None
+        record = json.loads(line, parse_int=str)  # an integer of thousands of digits
     if not isinstance(record, dict):
         raise ShapeError(f"expected a JSON object, found {type(record).__name__}")
-    messages, response_column = _exchange(record, shape)
-    response = messages[-1]["content"]
-    known = {**record, "prompt": messages[-2]["content"] if len(messages) > 1 else "", "response": response}
-    if shape.prompt_template is not None:
-        messages[-2:-1] = [{"role": "user", "content": _fill(shape.prompt_template, known)}]
-    if shape.response_template is not None:
-        response = _fill(shape.response_template, known)
-    return Trace(
-        prompt=messages[:-1],
-        response=response,
-        gold=_gold(record, response, response_column, shape),
-        source=next((record[name] for name in SOURCES if isinstance(record.get(name), str) and record[name]), None),
-        rate=_number(record.get(shape.rate_column)) if shape.rate_column else None,
-    )
+    return record
 
 
-def _exchange(record: dict[str, Any], shape: Shape) -> tuple[list[Message], str | None]:
+def _exchange(record: dict[str, Any], shape: Shape, read: set[str]) -> tuple[list[Message], str | None]:
     """Messages that end with the response, and the column it came from."""
     for name in CONVERSATIONS:
         if record.get(name):
-            return _conversation(record[name]), name
+            read.add(name)
+            return _ended(conversation(decoded(record[name], "["))), name
     instruction, context, output = (record.get(name) for name in ALPACA)
     if _is_text(instruction) and isinstance(context, str) and _is_text(output):
+        read.update(ALPACA)
         question = f"{instruction}\n\n输入: {context}" if context.strip() else instruction
         return [_user(question), _assistant(output)], "output"
-    for question_name, response_name in PAIRS:
-        question, response = _decoded(record.get(question_name)), _decoded(record.get(response_name))
-        if isinstance(question, list) and isinstance(response, list) and question and response:
-            return _conversation([*question, *response]), response_name
-        if _is_text(question) and isinstance(response, str):
-            return [_user(question), _assistant(response)], response_name
+    for names in PAIRS:
+        question, response = _messages(record.get(names[0]), "user"), _messages(record.get(names[1]), "assistant")
+        if question and response:
+            read.update(names)
+            return _ended([*question, *response]), names[1]
     if shape.prompt_template is not None and shape.response_template is not None:
         return [_user(""), _assistant("")], None
     raise ShapeError(f"no known pair of question and response among the columns {', '.join(map(str, record))[:200]}")
 
 
-def _conversation(value: Any) -> list[Message]:
-    value = _decoded(value)
-    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        raise ShapeError("a conversation that is no list of messages")
-    messages = []
-    for message in value:
-        role = ROLES.get(str(message.get("role", message.get("from"))))
-        content = message.get("content", message.get("value"))
-        if role is None or not isinstance(content, str):
-            raise ShapeError(f"a message of role {message.get('role', message.get('from'))!r} without text or role")
-        messages.append({"role": role, "content": content})
+def _messages(value: Any, role: str) -> list[Message] | None:
+    """One side of a pair: messages, or text, of which a response may be blank; None where it is neither."""
+    if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[ "):  # a question, too, may start with "["
+        value = decoded(value, "[")
+    if isinstance(value, list):
+        return conversation(value) if value and all(isinstance(message, dict) for message in value) else None
+    if _is_text(value) or (role == "assistant" and isinstance(value, str)):
+        return [{"role": role, "content": value}]
+    return None
+
+
+def _ended(messages: list[Message]) -> list[Message]:
     if len(messages) < 2 or messages[-1]["role"] != "assistant" or messages[-2]["role"] != "user":
         raise ShapeError("a conversation that does not end with a question and its answer")
     return messages
 
 
-def _gold(record: dict[str, Any], response: str, response_column: str | None, shape: Shape) -> str | None:
-    """Gold as text: the named column, else the first known one that is not the response, else GSM8K's end of it."""
+def _gold(
+    record: Mapping[str, Any], response: str, response_column: str | None, shape: Shape, read: set[str]
+) -> tuple[str | None, str | None]:
+    """Gold as text: of the named column, else the first known one that is not the response, else GSM8K's end of it.
+
+    And what is wrong with the first one that is there.
+    """
+    fault = None
     for name in (shape.gold_column,) if shape.gold_column else GOLDS:
-        value = record.get(name)
-        if name == response_column or value is None or isinstance(value, bool):
+        value = gold_at(record, name)
+        if name == response_column or value is None or isinstance(value, bool) or value in ("", []):
             continue
-        if isinstance(value, str | int | float):
-            return str(value).strip() or None
-    if shape.gold_column is None and response_column == "answer" and GSM8K_GOLD in response:
-        return response.rpartition(GSM8K_GOLD)[2].strip().replace(",", "") or None
-    return None
+        read.update((name, name.partition(".")[0]))
+        try:
+            if len(gold := read_gold(value)) <= LONGEST_GOLD:
+                return gold, None
+            fault = fault or f"{name}: a gold of {len(gold)} characters, more than {LONGEST_GOLD}"
+        except (GoldError, RecursionError) as error:
+            fault = fault or f"{name}: {error or 'nested too deeply'}"
+    if shape.gold_column and fault is None and gold_at(record, shape.gold_column) is None:
+        fault = f"nothing in {shape.gold_column!r}; the columns are {', '.join(map(str, record))[:200]}"
+    if shape.gold_column is None and response_column == "answer" and GSM8K in response:
+        return response.rpartition(GSM8K)[2].strip().replace(",", "")[:LONGEST_GOLD] or None, fault
+    return None, fault
 
 
 def _fill(template: str, values: dict[str, Any]) -> str:
@@ -139,19 +182,15 @@ def _fill(template: str, values: dict[str, Any]) -> str:
 def _number(value: Any) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
 
-def _decoded(value: Any) -> Any:
-    """A list that a CSV cell holds as JSON text; anything else as it is."""
-    if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[ "):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
+def _matters(name: str, value: Any) -> bool:
+    if not value or isinstance(value, bool) or ABOUT.search(name):
+        return False
+    return bool(WEIGHT.search(name) or (isinstance(value, str | list | dict) and MATTERS.search(name)))
 
 
 def _is_text(value: Any) -> bool:

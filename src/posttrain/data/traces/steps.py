@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from posttrain.data.rows import ROW_SCHEMA
 from posttrain.data.traces import selection
 from posttrain.data.traces.contamination import NGRAM, Index
 from posttrain.data.traces.inputs import Input, find_inputs, hub_input
-from posttrain.data.traces.nodes import make_parts_by_tasks
-from posttrain.data.traces.parts import Settings, make_parts, read_part
+from posttrain.data.traces.parts import Settings, read_part, unread_columns
+from posttrain.data.traces.workers import make_parts, make_parts_by_tasks
+from posttrain.errors import printable
 
 BAD_LINES = 20  # named; all are counted
 
@@ -28,7 +30,7 @@ def find_source(arguments: argparse.Namespace) -> tuple[list[Input], Source]:
     if arguments.hub:
         one, revision = hub_input(arguments.hub, arguments.hub_config, arguments.hub_split, arguments.revision)
         return [one], Source(arguments.source or arguments.hub, arguments.licence, revision)
-    inputs = find_inputs(arguments.inputs)
+    inputs = find_inputs(arguments.inputs, int(arguments.max_row_mb * 2**20))
     name = arguments.source or arguments.inputs[0].name.partition(".")[0]
     return inputs, Source(name, arguments.licence, sha256={one.name: one.digest for one in inputs})
 
@@ -71,17 +73,39 @@ def bad_lines(parts: list[Path], inputs: list[Input]) -> list[str]:
     return found[:BAD_LINES]
 
 
-def first_untrainable(parts: list[Path]) -> str:
-    """What is wrong with one of the rows that the lint refuses, or nothing."""
+def unread_columns_of(parts: list[Path], inputs: list[Input]) -> dict[str, dict[str, int]]:
+    """Of each input the columns that may matter and were not read, with the rows that hold something there."""
+    names = {one.digest[:16]: one.name for one in inputs}
+    found: dict[str, Counter[str]] = {}
     for path in parts:
-        part = read_part(path, ["reason", "detail"])
-        if rows := part.filter(pc.equal(part["reason"], "untrainable")).to_pylist():
-            return f", of which one is {rows[0]['detail']}"
+        if columns := unread_columns(path):
+            found.setdefault(names[path.name[:16]], Counter()).update(columns)
+    return {name: dict(sorted(columns.items())) for name, columns in found.items()}
+
+
+def unread_lines(unread: dict[str, dict[str, int]]) -> str:
+    """One line for each input: what was not read."""
+    lines = []
+    for name, columns in unread.items():
+        listed = ", ".join(f"{column} ({rows} rows)" for column, rows in columns.items())
+        lines.append(f"{printable(name)}: not read, and part of no question or answer here: {listed}\n")
+    return "".join(lines)
+
+
+def first_detail(parts: list[Path]) -> str:
+    """What is wrong with one of the rows that the lint refuses or whose gold answer is none, or nothing."""
+    for reason in ("untrainable", "bad_gold"):
+        for path in parts:
+            part = read_part(path, ["reason", "detail"])
+            chosen = part.filter(pc.and_(pc.equal(part["reason"], reason), pc.is_valid(part["detail"])))
+            if rows := chosen.to_pylist():
+                return f"; one that is {reason}: {rows[0]['detail']}"
     return ""
 
 
 def fault_lines(faults: list[str], n: int) -> str:
     """What is said about rows that could not be read."""
+    faults = list(map(printable, faults))
     more = [f"… and {n - len(faults)} more\n"] if n > len(faults) else []
     return "".join([*(f"{fault}\n" for fault in faults), *more])
 

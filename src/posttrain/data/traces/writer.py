@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from posttrain import atomic
 from posttrain.data.rows import ROW_SCHEMA
 from posttrain.data.token_files import KEY, SUFFIX
 from posttrain.data.token_files import SCHEMA as IDS_SCHEMA
@@ -91,7 +92,7 @@ class GroupWriter:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path, self.schema = path, schema
-        self.temporary = path.with_name(f".{path.name}.tmp")
+        self.temporary = atomic.temporary_path(path)
         dictionaries = ["source"] if "source" in schema.names else False  # nothing else repeats
         self.writer = pq.ParquetWriter(self.temporary, schema, compression="zstd", use_dictionary=dictionaries)
         self.waiting = schema.empty_table()
