@@ -1,6 +1,7 @@
 """Contracts of the layout: script names, import direction, every recipe and every accelerate config loads."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import yaml
 from conftest import REPOSITORY
 
 from posttrain.hardware import ATTENTION, parse_config
+from posttrain.recipe.methods import METHODS, find_method
 from posttrain.recipe.reader import read_recipe
+from posttrain.recipe.schema import MODEL_CONFIG
 
 SCRIPTS = sorted((REPOSITORY / "src").glob("*.py"))
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
@@ -29,7 +32,8 @@ LIGHT = (
     "lineage", "locks", "memory.bank.questions", "memory.command_line", "methods.grpo.custom_rewards",
     "methods.grpo.rewards", "models.source",
     "pipelines.candidates", "pipelines.expert_iteration", "pipelines.preference_data", "pipelines.rollouts",
-    "processes", "recipe.contradictions", "recipe.memory_options", "recipe.options", "recipe.reader", "recipe.rules",
+    "processes", "recipe.contradictions", "recipe.memory_options", "recipe.methods", "recipe.options",
+    "recipe.reader", "recipe.rules",
     "recipe.schema", "report.content", "report.evaluation_page", "report.figures", "report.formulas",
     "report.html_page", "report.questions", "secrets",
 )  # fmt: skip
@@ -96,31 +100,14 @@ def test_light_modules_do_not_import_torch():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_parses_and_builds_its_dataclasses(path):
-    import transformers
-    import trl
-
-    from posttrain.recipe import memory_options, options, sampling_options
-
-    trainer = yaml.safe_load(path.read_text())["trainer"]
-    recipe = read_recipe([str(path)], trainer)
-    ours = {"sft": [options.SftOptions], "grpo": [options.GrpoOptions], "eval": [sampling_options.EvalOptions]}
-    ours["sample"] = [sampling_options.SampleOptions]
-    ours["dpo"], ours["reward_model"] = [options.PairOptions], [options.RewardOptions]
-    ours["memory_sft"] = [memory_options.MemoryOptions]
-    ours["distill"], ours["value"] = [options.DistillOptions], [options.ValueOptions]
-    ours["expert_iteration"] = [options.SftOptions, sampling_options.SampleOptions, sampling_options.RoundOptions]
-    for config_class in ours[trainer]:
+    method = find_method(yaml.safe_load(path.read_text())["trainer"])
+    recipe = read_recipe([str(path)], method.name)
+    for config_class in method.classes:
         recipe.build(config_class)
-    offline = trainer == "distill" and not recipe.values.get("on_policy")
-    if trainer in ("sft", "expert_iteration", "memory_sft") or offline:
-        recipe.build(trl.SFTConfig, bf16=False)
-    library = {"grpo": trl.GRPOConfig, "dpo": trl.DPOConfig, "reward_model": trl.RewardConfig}
-    library |= {"distill": trl.DistillationConfig, "value": transformers.TrainingArguments}
-    if trainer in library and not offline:
-        recipe.build(library[trainer], bf16=False)
-    if trainer not in ("eval", "sample"):
-        recipe.build(trl.ModelConfig)
-        recipe.build(options.StrategyOptions)
+    for source in (*MODEL_CONFIG, method.config(recipe.values)) if method.library else ():
+        file, name = source.split(":")
+        config_class = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
+        recipe.build(config_class, **{} if name == "ModelConfig" else {"bf16": False})
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
@@ -139,10 +126,7 @@ def test_every_accelerate_config_loads_in_accelerate_and_here(path):
     assert isinstance(toggles["gradient_checkpointing"], bool)
 
 
-@pytest.mark.parametrize(
-    "script",
-    ["sft", "grpo", "eval", "sample", "expert_iteration", "memory_sft", "dpo", "reward_model", "distill", "value"],
-)
+@pytest.mark.parametrize("script", METHODS)
 def test_help_lists_fields(script):
     command = [sys.executable, f"src/{script}.py", "--help"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)

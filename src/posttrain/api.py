@@ -12,8 +12,8 @@ from typing import Any
 
 from posttrain import lineage
 from posttrain.errors import PosttrainError
+from posttrain.recipe.methods import METHODS
 from posttrain.recipe.reader import override_arguments, read_entries
-from posttrain.recipe.rules import SCHEMAS, command
 
 SCRIPTS = Path(__file__).parents[1]
 TRACKER_VARIABLES = (  # that posttrain.training.callbacks sets for a run
@@ -63,13 +63,14 @@ def own_trackers() -> Iterator[None]:
 def script_main(trainer: str, recipe: Path) -> Callable[..., None]:
     """`main` of the script that runs recipes of `trainer`; raises PosttrainError where it runs as a command only."""
     path = SCRIPTS / f"{trainer}.py"
-    if trainer not in SCHEMAS or not path.is_file():
-        raise PosttrainError(f"{recipe}: trainer: {trainer!r}: expected one of {', '.join(SCHEMAS)}")
+    if trainer not in METHODS or not path.is_file():
+        raise PosttrainError(f"{recipe}: trainer: {trainer!r}: expected one of {', '.join(METHODS)}")
     spec = importlib.util.spec_from_file_location(f"posttrain_script_{trainer}", path)
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(module)  # type: ignore[union-attr]
     if "callbacks" not in inspect.signature(module.main).parameters:
-        raise PosttrainError(f"{recipe}: trainer: {trainer}: runs as a command only: {command(trainer, str(recipe))}")
+        command = METHODS[trainer].command(str(recipe))
+        raise PosttrainError(f"{recipe}: trainer: {trainer}: runs as a command only: {command}")
     return module.main
 
 

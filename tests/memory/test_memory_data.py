@@ -206,7 +206,10 @@ def test_another_bank_than_the_trained_one_is_refused(world):
 
 
 def test_options_that_the_recipe_cannot_judge_are_refused(tmp_path):
-    options = MemoryOptions("memory_sft", str(tmp_path / "q.json"), "chat", str(tmp_path / "bank.pt"), 16, 6, 1)
+    options = MemoryOptions(
+        trainer="memory_sft", dataset_name=str(tmp_path / "q.json"), prompt="chat",
+        cache_path=str(tmp_path / "bank.pt"), knowledge_num=16, knowledge_length=6, memory_layers=1,
+    )  # fmt: skip
     machine = {"gradient_checkpointing": False, "attn_implementation": "sdpa", "mixed_precision": "no"}
     cpu = Hardware("cpu.yaml", "use_cpu: true", use_cpu=True, num_processes=1, **machine)
     check_options(options, cpu)

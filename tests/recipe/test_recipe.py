@@ -63,7 +63,7 @@ def test_the_command_line_wins_and_is_typed_by_the_field(tmp_path):
         ("packing_strategy: nonsense", "expected one of bfd, bfd_split, wrapped"),
         ("lr_scheduler_type: cosinus", "expected one of linear, cosine"),
         ("save_strategy: sometimes", "expected one of"),
-        ("prompt: poetry", "expected one of chat, r1_zero"),
+        ("prompt: poetry", "expected one of chat, qwen_math_cot"),
         ("weight_decay: -1.0", "expected 0 or more"),
         ("per_device_train_batch_size: 0", "expected more than 0"),
         ("weight_decay: .nan", "expected a finite number"),

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.encode import BATCH, Encoding, RowError, encode_each
 from posttrain.data.manifest import split_path
-from posttrain.data.rows import read_parquet
+from posttrain.data.rows import by_content, read_parquet
 from posttrain.recipe.options import PairOptions
 
 SIDES = ("chosen", "rejected")
@@ -42,17 +42,18 @@ def load_pairs(
     names = ("train", "validation") if arguments.eval_strategy != "no" else ("train",)
     splits, used, dropped = {}, {}, {}
     for name in names:
+        limit = options.num_train_examples if name == "train" else None
         path = split_path(Path(options.dataset_name), manifest, name)
-        encoded, dropped[name] = _encode_split(path, tokenizer, encoding)
+        encoded, dropped[name] = _encode_split(path, tokenizer, encoding, limit)
         splits[name], used[name] = Dataset.from_list(encoded), len(encoded)
     return Pairs(splits["train"], splits.get("validation"), used, dropped)
 
 
 def _encode_split(
-    path: Path, tokenizer: PreTrainedTokenizerBase, encoding: Encoding
+    path: Path, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, limit: int | None
 ) -> tuple[list[dict[str, list[int]]], int]:
     """Pairs that fit `max_length`, and how many did not; raises RowError for the first that the lint refuses."""
-    rows = read_parquet(path)
+    rows = by_content(read_parquet(path), limit)
     if rows and "chosen" not in rows[0]:
         raise RowError(f"{path}: has no column 'chosen', only {', '.join(rows[0])}; data_prep/preference_pairs.py")
     kept, dropped = [], 0

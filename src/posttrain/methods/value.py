@@ -19,7 +19,7 @@ from trl import ModelConfig
 
 from posttrain.data.encode import IGNORED, Encoding, RowError, encode_each
 from posttrain.data.manifest import split_path
-from posttrain.data.rows import read_parquet
+from posttrain.data.rows import by_content, read_parquet
 from posttrain.hardware import Hardware
 from posttrain.methods.sft import Rows
 from posttrain.models import attention, trainable
@@ -140,7 +140,7 @@ def load_rows(
     splits, used, dropped = {}, {}, {}
     for name in names:
         path = split_path(Path(options.dataset_name), manifest, name)
-        rows = read_parquet(path)
+        rows = by_content(read_parquet(path), options.num_train_examples if name == "train" else None)
         if rows and "outcome" not in rows[0]:
             raise RowError(f"{path}: has no column 'outcome'; write it with data_prep/preference_pairs.py --outcomes")
         encoded = [_labelled(row, one) for row, one in zip(rows, encode_each(rows, tokenizer, encoding), strict=True)]

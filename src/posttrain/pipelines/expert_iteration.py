@@ -26,10 +26,9 @@ from posttrain.pipelines.round_summary import (
     summarise_sampling,
     summarise_training,
 )
-from posttrain.recipe import rules
+from posttrain.recipe.methods import METHODS
 from posttrain.recipe.reader import Recipe
 from posttrain.recipe.sampling_options import RoundOptions, SampleOptions
-from posttrain.recipe.schema import read_fields
 
 ROUND_FILE = "round.json"  # written last: the round is whole
 SECONDS_FILE = "seconds.jsonl"
@@ -112,7 +111,7 @@ class Rounds:
         """Supervised fine-tuning on the selected rows, under the accelerate config in use."""
         directory = self.directory(number)
         start = self.sampling.model_name_or_path if self.options.start_from == "base" else self.model(number - 1)
-        known = read_fields(rules.SCHEMAS["sft"])
+        known = METHODS["sft"].fields
         recipe = {key: value for key, value in self.recipe.values.items() if key in known} | {
             "trainer": "sft", "model_name_or_path": start, "dataset_name": str(directory / "data"),
             "output_dir": str(directory / "sft"),

@@ -1,4 +1,7 @@
-"""What a recipe may not say at once: faults between keys, each of which is fine alone."""
+"""What a recipe may not say at once: faults between keys, each of which is fine alone.
+
+Which of these rules a recipe must obey is said by its row in `posttrain.recipe.methods`.
+"""
 
 import importlib.util
 import re
@@ -108,22 +111,15 @@ SERVER_KEYS = ("vllm_mode", "vllm_server_timeout", "vllm_importance_sampling_cor
 WHOLE_DISTRIBUTION = {"top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1}
 
 
-def contradictions(trainer: str, path: str, values: dict[str, Any]) -> list[str]:
-    """Faults between keys, each of which is fine alone."""
-    if trainer == "eval":
-        if (values.get("num_samples") or 1) > 1 and not values.get("temperature", 0.0):
-            return [f"{path}: num_samples: {values['num_samples']}: greedy samples are all the same; set temperature"]
-        return []
-    others = {
-        "dpo": _pair_contradictions, "reward_model": _pair_contradictions, "value": _pair_contradictions,
-        "sample": _sampling_contradictions, "expert_iteration": _round_contradictions, "grpo": _grpo_contradictions,
-        "memory_sft": _memory_sft_contradictions,
-    }  # fmt: skip
-    own = {"distill": distill_contradictions, "value": value_contradictions}.get(trainer, lambda *_: [])
-    return own(path, values) + others.get(trainer, _sft_contradictions)(path, values)
+def eval_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """Several samples of a question that greedy decoding would make all the same."""
+    if (values.get("num_samples") or 1) > 1 and not values.get("temperature", 0.0):
+        return [f"{path}: num_samples: {values['num_samples']}: greedy samples are all the same; set temperature"]
+    return []
 
 
-def _grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+def grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """Values TRL looks at only in training, sampling other than what is trained on, and steps between generations."""
     faults = [
         f"{path}: {key}: {values[key]!r}: expected one of {', '.join(known)}"
         for key, known in GRPO_CHOICES.items()
@@ -171,17 +167,19 @@ def _grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     off_policy = reuse > accumulation or values["num_iterations"] > 1
     if off_policy and values["loss_type"] in ("no_baseline", "reinforce_with_baseline"):
         faults.append(f"{path}: loss_type: {values['loss_type']}: has no ratio, so each completion is trained on once")
-    return faults + strategy_contradictions(path, values)
+    return faults
 
 
-def _sampling_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+def sampling_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """Greedy candidates."""
     if values.get("temperature") == 0:
         return [f"{path}: temperature: 0: greedy candidates are all the same; expected more than 0"]
     return []
 
 
-def _round_contradictions(path: str, values: dict[str, Any]) -> list[str]:
-    faults = _sampling_contradictions(path, values) + _sft_contradictions(path, values)
+def round_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """What rounds have no use for: validation rows, adapters to go on from, and a model without its end token."""
+    faults = []
     if values.get("eval_strategy", "no") != "no":
         faults.append(f"{path}: eval_strategy: {values['eval_strategy']!r}: rounds have no validation rows; write no")
     if values.get("use_peft") and values.get("start_from", "last") == "last" and values["num_rounds"] > 1:
@@ -193,16 +191,18 @@ def _round_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     return faults
 
 
-def _pair_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+def pair_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """Evaluation without its steps, and packing of pairs."""
     faults = []
     if values.get("eval_strategy", "no") == "steps" and not values.get("eval_steps"):
         faults.append(f"{path}: eval_steps: missing: expected a number of steps with eval_strategy: steps")
     if values.get("padding_free"):
         faults.append(f"{path}: padding_free: true: pairs are padded; leave it out")
-    return faults + strategy_contradictions(path, values)
+    return faults
 
 
-def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+def sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """Packing that cuts rows, ends of plain text, evaluation without its steps, and adapters on random weights."""
     faults = []
     if values.get("packing") and values.get("packing_strategy", "bfd") != "bfd":
         faults.append(
@@ -227,10 +227,11 @@ def _sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
         faults.append(f"{path}: use_peft: true: an adapter on random weights (random_init: true) learns nothing")
     if values.get("load_best_model_at_end") and values.get("eval_strategy", "no") == "no":
         faults.append(f"{path}: load_best_model_at_end: true: needs eval_strategy: steps or epoch")
-    return faults + strategy_contradictions(path, values)
+    return faults
 
 
-def _memory_sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+def memory_sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """What a memory beside a frozen model has no use for."""
     faults = [
         f"{path}: {key}: true: a memory is trained beside a frozen model, on rows of their own; leave it out"
         for key in ("packing", "use_peft")
@@ -249,4 +250,4 @@ def _memory_sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
         faults.append(
             f"{path}: knowledge_dim: {values['knowledge_dim']}: expected an even number; a key has two halves"
         )
-    return faults + strategy_contradictions(path, values)
+    return faults

@@ -1,71 +1,105 @@
-"""The recipe keys that are ours; everything else in a recipe is a field of TRL's and transformers' own dataclasses."""
+"""The recipe keys that are ours; everything else in a recipe is a field of TRL's and transformers' own dataclasses.
+
+A field's metadata says what it is for (`help`), its values (`choices`) and its range: `min` and `max` may be reached,
+`above` may not.
+"""
 
 from dataclasses import dataclass, field
 
+from posttrain.data.prompts import prompt_names
 
-@dataclass(frozen=True)
-class SftOptions:
-    """What `src/sft.py` needs beside `SFTConfig` and `ModelConfig`."""
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """What every recipe says."""
 
     trainer: str = field(metadata={"help": "The method; the script src/<trainer>.py runs the recipe."})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RecipeOptions):
+    """What the recipes of all trainers say of their questions."""
+
     dataset_name: str = field(metadata={"help": "Directory written by a data_prep script, with its manifest.json."})
     prompt: str = field(
         metadata={
-            "help": "How a question is rendered: `chat` (the tokenizer's template), a file of data/prompts, or "
-            "`none` for rows of plain text.",
-            "choices": ["chat", "r1_zero", "question_only", "none"],
+            "help": "How a question is rendered: `chat` (the tokenizer's template) or a file of data/prompts.",
+            "choices": prompt_names(few_shot=False),
         }
     )
-    append_eos: bool = field(
-        default=True, metadata={"help": "Teach the end of the answer. False only for plain text or to show the harm."}
+    eos_token: str | None = field(
+        default=None, metadata={"help": "Ends a completion; null keeps the checkpoint's own, as SFT trained it."}
     )
+    num_train_examples: int | None = field(
+        default=None, metadata={"help": "Train on this many rows, chosen by content hash; null for all.", "min": 1}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions(TrainOptions):
+    """What those say that train on answers of a dataset."""
+
     too_long: str = field(
         default="error",
         metadata={
             "help": "A row longer than max_length ends the run (`error`) or is counted and left out (`drop`). Nothing "
             "is ever truncated.",
-            "choices": ["error", "drop"],
+            "choices": ("error", "drop"),
         },
     )
-    num_train_examples: int | None = field(
-        default=None, metadata={"help": "Train on this many rows, chosen by content hash; null for all."}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftOptions(AnswerOptions):
+    """What `src/sft.py` needs beside `SFTConfig` and `ModelConfig`."""
+
+    prompt: str = field(
+        metadata={
+            "help": "How a question is rendered: `chat` (the tokenizer's template), a file of data/prompts, or "
+            "`none` for rows of plain text.",
+            "choices": (*prompt_names(few_shot=False), "none"),
+        }
+    )
+    append_eos: bool = field(
+        default=True, metadata={"help": "Teach the end of the answer. False only for plain text or to show the harm."}
     )
     random_init: bool = field(
         default=False, metadata={"help": "Draw weights at random from the model's config.json instead of loading them."}
     )
     sample_generations: int = field(
-        default=0, metadata={"help": "Validation prompts answered at every evaluation, in generations.jsonl."}
+        default=0, metadata={"help": "Validation prompts answered at every evaluation, in generations.jsonl.", "min": 0}
     )
     eval_benchmarks: str | None = field(
         default=None,
-        metadata={"help": "Benchmarks answered greedily at every evaluation, as in EvalOptions; null for none."},
+        metadata={"help": "Benchmarks answered greedily at every evaluation, separated by commas; null for none."},
     )
     eval_questions: int = field(
-        default=100, metadata={"help": "How many questions of each, always the same, chosen by content hash."}
+        default=100, metadata={"help": "How many questions of each, always the same, chosen by content hash.", "min": 1}
     )
-    eval_max_new_tokens: int = field(default=1024, metadata={"help": "Tokens an answer to them may have."})
+    eval_max_new_tokens: int = field(default=1024, metadata={"help": "Tokens an answer to them may have.", "min": 1})
     eval_server: str | None = field(
         default=None, metadata={"help": "URL of a vLLM server that is sent the weights and answers them; null is here."}
     )
     data_dir: str = field(default="data", metadata={"help": "Where data_prep scripts wrote the benchmarks."})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StrategyOptions:
     """Which weights train, under which rope, when to stop, and a user's own callbacks: the same for every trainer."""
 
     rope_theta: float | None = field(
         default=None,
-        metadata={"help": "Train under another rotary base than the model's own; evaluation knows."},
+        metadata={"help": "Train under another rotary base than the model's own; evaluation knows.", "above": 0},
     )
     max_position_embeddings: int | None = field(
-        default=None, metadata={"help": "Train with more positions than the model's own config names."}
+        default=None, metadata={"help": "Train with more positions than the model's own config names.", "min": 1}
     )
     freeze_layers: int | list[int] | None = field(
         default=None,
         metadata={
             "help": "Decoder layers that keep their weights: the first N, or a list of indices. With use_peft the "
-            "adapter leaves them out."
+            "adapter leaves them out.",
+            "min": 0,
         },
     )
     freeze_embeddings: bool = field(
@@ -77,10 +111,14 @@ class StrategyOptions:
     )
     early_stopping_patience: int | None = field(
         default=None,
-        metadata={"help": "Stop after this many evaluations in a row without a better metric_for_best_model."},
+        metadata={
+            "help": "Stop after this many evaluations in a row without a better metric_for_best_model.",
+            "min": 1,
+        },
     )
     early_stopping_threshold: float = field(
-        default=0.0, metadata={"help": "What the metric must gain to count as better, for early_stopping_patience."}
+        default=0.0,
+        metadata={"help": "What the metric must gain to count as better, for early_stopping_patience.", "min": 0},
     )
     callbacks: list[str] | None = field(
         default=None,
@@ -88,7 +126,7 @@ class StrategyOptions:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DistillOptions(SftOptions):
     """What `src/distill.py` needs beside `ModelConfig`, the keys of `SftOptions` and those of one of TRL's configs.
 
@@ -102,124 +140,103 @@ class DistillOptions(SftOptions):
         },
     )
     teacher_model_name_or_path: str = field(
-        default="", metadata={"help": "Checkpoint of the same tokenizer; its vocabulary may be padded otherwise."}
+        metadata={"help": "Checkpoint of the same tokenizer; its vocabulary may be padded otherwise."}
     )
     teacher_model_revision: str | None = field(default=None, metadata={"help": "Commit of a teacher of the hub."})
     kd_temperature: float = field(
         default=1.0,
-        metadata={"help": "Softens both distributions of offline distillation; their KL is times its square."},
+        metadata={
+            "help": "Softens both distributions of offline distillation; their KL is times its square.",
+            "above": 0,
+        },
     )
     kd_alpha: float = field(
         default=0.5,
-        metadata={"help": "Share of the KL in the offline loss; the rest is cross entropy with the answers."},
+        metadata={
+            "help": "Share of the KL in the offline loss; the rest is cross entropy with the answers.",
+            "min": 0,
+            "max": 1,
+        },
     )
 
 
-@dataclass(frozen=True)
-class GrpoOptions:
+@dataclass(frozen=True, kw_only=True)
+class GrpoOptions(TrainOptions):
     """What `src/grpo.py` needs beside `GRPOConfig` and `ModelConfig`."""
 
-    trainer: str = field(metadata={"help": "The method; the script src/<trainer>.py runs the recipe."})
-    dataset_name: str = field(metadata={"help": "Directory written by a data_prep script; prompts and golds are used."})
-    prompt: str = field(
-        metadata={
-            "help": "How a question is rendered: `chat` (the tokenizer's template) or a file of data/prompts.",
-            "choices": ["chat", "r1_zero", "question_only"],
-        }
-    )
     reward_funcs: list[str] = field(
         metadata={
-            "help": "Names from posttrain/methods/grpo/rewards.py or a function of your own as `module.path:function`; "
-            "reward_weights weighs them."
+            "help": "Names from posttrain/methods/grpo/rewards.py or a function of your own as "
+            "`module.path:function`; reward_weights weighs them."
         }
-    )
-    eos_token: str | None = field(
-        default=None, metadata={"help": "Ends a completion; null keeps the checkpoint's own, as SFT trained it."}
-    )
-    num_train_examples: int | None = field(
-        default=None, metadata={"help": "Train on this many prompts, chosen by content hash; null for all."}
     )
     probe: str = field(
         default="refuse",
         metadata={
             "help": "Before the first step some prompts are sampled with the starting weights: `refuse` to train where "
             "they give no signal, `warn`, do `only` that, or `off`.",
-            "choices": ["refuse", "warn", "only", "off"],
+            "choices": ("refuse", "warn", "only", "off"),
         },
     )
     probe_max_truncated: float = field(
-        default=0.5, metadata={"help": "Largest share of cut-off completions that the probe lets pass."}
+        default=0.5,
+        metadata={"help": "Largest share of cut-off completions that the probe lets pass.", "min": 0, "max": 1},
     )
     probe_max_zero_variance: float = field(
-        default=0.9, metadata={"help": "Largest share of prompts whose completions all earn the same."}
+        default=0.9,
+        metadata={"help": "Largest share of prompts whose completions all earn the same.", "min": 0, "max": 1},
     )
     guard_steps: int = field(
         default=0,
         metadata={
             "help": "Every this many steps fixed validation questions are answered greedily; the best checkpoint is "
-            "kept, and the run stops where accuracy falls significantly below its start. 0 is never."
+            "kept, and the run stops where accuracy falls significantly below its start. 0 is never.",
+            "min": 0,
         },
     )
-    guard_prompts: int = field(default=128, metadata={"help": "How many questions the guard asks."})
+    guard_prompts: int = field(default=128, metadata={"help": "How many questions the guard asks.", "min": 1})
     canary_tolerance: float = field(
         default=0.1,
         metadata={
             "help": "Largest mean difference of log-probabilities between vLLM and the trainer after a weight sync, in "
-            "nats; beyond it the run stops."
+            "nats; beyond it the run stops.",
+            "above": 0,
         },
     )
 
 
-@dataclass(frozen=True)
-class PairOptions:
-    """What `src/dpo.py` needs beside `DPOConfig` and `ModelConfig`."""
-
-    trainer: str = field(metadata={"help": "The method; the script src/<trainer>.py runs the recipe."})
-    dataset_name: str = field(metadata={"help": "Directory written by data_prep/preference_pairs.py."})
-    prompt: str = field(metadata={"help": "As in SftOptions.", "choices": ["chat", "r1_zero", "question_only"]})
-    eos_token: str | None = field(
-        default=None, metadata={"help": "Ends a completion; null keeps the checkpoint's own, as SFT trained it."}
-    )
-    too_long: str = field(
-        default="error",
-        metadata={
-            "help": "A pair with a side longer than max_length ends the run (`error`) or is counted and left out.",
-            "choices": ["error", "drop"],
-        },
-    )
+@dataclass(frozen=True, kw_only=True)
+class PairOptions(AnswerOptions):
+    """What `src/dpo.py` needs beside `DPOConfig` and `ModelConfig`; its rows are of data_prep/preference_pairs.py."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RewardOptions(PairOptions):
-    """What `src/reward_model.py` needs beside `RewardConfig`, `ModelConfig` and the keys of `PairOptions`."""
+    """What `src/reward_model.py` needs beside `RewardConfig` and `ModelConfig`."""
 
     pairwise_loss: str = field(
         default="sigmoid",
         metadata={
             "help": "`sigmoid` is Bradley and Terry's, `logistic` the same by softplus, `hinge` stops at the margin.",
-            "choices": ["sigmoid", "logistic", "hinge"],
+            "choices": ("sigmoid", "logistic", "hinge"),
         },
     )
     margin: float | None = field(
-        default=None, metadata={"help": "How far apart the two rewards shall be; null is 1 for `hinge`, else 0."}
+        default=None,
+        metadata={"help": "How far apart the two rewards shall be; null is 1 for `hinge`, else 0.", "min": 0},
     )
 
 
-@dataclass(frozen=True)
-class ValueOptions:
-    """What `src/value.py` needs beside `TrainingArguments` and `ModelConfig`."""
+@dataclass(frozen=True, kw_only=True)
+class ValueOptions(AnswerOptions):
+    """What `src/value.py` needs beside `TrainingArguments` and `ModelConfig`; its rows are of --outcomes."""
 
-    trainer: str = field(metadata={"help": "The method; the script src/<trainer>.py runs the recipe."})
-    dataset_name: str = field(metadata={"help": "Directory written by data_prep/preference_pairs.py --outcomes."})
-    prompt: str = field(metadata={"help": "As in SftOptions.", "choices": ["chat", "r1_zero", "question_only"]})
-    max_length: int = field(metadata={"help": "Tokens that a question and its answer may have."})
-    eos_token: str | None = field(
-        default=None, metadata={"help": "Ends an answer; null keeps the checkpoint's own, as SFT trained it."}
-    )
-    too_long: str = field(default="error", metadata={"help": "As in SftOptions.", "choices": ["error", "drop"]})
+    max_length: int = field(metadata={"help": "Tokens that a question and its answer may have.", "min": 1})
     value_clip: float = field(
-        default=0.2, metadata={"help": "How far a value may move while its batch is trained on; PPO's epsilon."}
+        default=0.2,
+        metadata={"help": "How far a value may move while its batch is trained on; PPO's epsilon.", "above": 0},
     )
     num_iterations: int = field(
-        default=2, metadata={"help": "How often a batch is trained on in a row; with 1 nothing is clipped."}
+        default=2,
+        metadata={"help": "How often a batch is trained on in a row; with 1 nothing is clipped.", "min": 1},
     )

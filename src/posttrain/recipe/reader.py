@@ -19,8 +19,8 @@ import yaml
 
 from posttrain.errors import PosttrainError, yaml_fault
 from posttrain.recipe import rules
-from posttrain.recipe.contradictions import contradictions
-from posttrain.recipe.schema import Field, accepts, read_fields
+from posttrain.recipe.methods import find_method, wrong_trainer
+from posttrain.recipe.schema import Field, accepts
 from posttrain.secrets import masked, masked_file, masked_text
 
 Config = TypeVar("Config")
@@ -80,29 +80,30 @@ def read_recipe(argv: Sequence[str] | None, trainer: str) -> Recipe:
     Raises RecipeError with every fault, and SystemExit(0) after printing the help for `--help`.
     """
     argv = sys.argv[1:] if argv is None else argv
-    fields = read_fields(rules.SCHEMAS[trainer])
+    method = find_method(trainer)
+    fields = method.fields
     if not argv or {"-h", "--help"} & set(argv):
-        print(help_text(trainer, fields))
+        print(help_text(method.command("recipes/….yaml"), fields))
         raise SystemExit(0 if argv else 2)
     path, overrides = Path(argv[0]), argv[1:]
     if argv[0].startswith("--"):
-        raise RecipeError([f"{argv[0]}: the recipe comes first: {rules.command(trainer, 'recipes/….yaml')}"])
+        raise RecipeError([f"{argv[0]}: the recipe comes first: {method.command('recipes/….yaml')}"])
     entries, faults = read_entries(path)
     named = {entry.key: entry for entry in entries}.get("trainer")
     if named and named.value != trainer:
-        raise RecipeError([rules.wrong_trainer(named.where, named.value, trainer, path)])
+        raise RecipeError([wrong_trainer(named.where, named.value, trainer, path)])
     override_entries, override_faults = read_overrides(overrides, fields)
     merged = {entry.key: entry for entry in [*entries, *override_entries]}
     faults += override_faults
     for entry in merged.values():
         faults += entry_faults(entry, fields)
     known = {entry.key: entry for entry in merged.values() if entry.key in fields}
-    for key in rules.required_keys(trainer, fields):
+    for key in method.required_keys:
         if key not in merged or merged[key].value is None:
             field = fields[key]
             faults.append(f"{path}: {key}: missing; expected {field.annotation}: {rules.purpose(field.help)}")
     if not faults:
-        faults += contradictions(trainer, str(path), {key: entry.value for key, entry in known.items()})
+        faults += method.contradictions(str(path), {key: entry.value for key, entry in known.items()})
     if faults:
         raise RecipeError(faults)
     values = {key: entry.value for key, entry in merged.items()}
@@ -188,7 +189,8 @@ def entry_faults(entry: Entry, fields: dict[str, Field]) -> list[str]:
     if reason := rules.refusal(entry.key, entry.value):
         return [where + reason]
     if entry.key not in fields:
-        close = difflib.get_close_matches(entry.key, fields, n=1, cutoff=0.7)
+        taken = [name for name in fields if not rules.refusal(name, None)]
+        close = difflib.get_close_matches(entry.key, taken, n=1, cutoff=0.7)
         return [where + "unknown key" + (f"; did you mean {close[0]}?" if close else "; --help lists the known ones")]
     if str(masked(entry.value, entry.key)) != str(entry.value):
         return [where + SECRET]
@@ -200,12 +202,12 @@ def entry_faults(entry: Entry, fields: dict[str, Field]) -> list[str]:
         return [start + f"expected {field.annotation}, got {type(entry.value).__name__}{hint}"]
     if field.choices and entry.value is not None and entry.value not in field.choices:
         return [start + f"expected one of {', '.join(map(str, field.choices))}"]
-    return [start + reason] if (reason := rules.out_of_range(entry.key, entry.value)) else []
+    return [start + reason] if (reason := rules.out_of_range(field, entry.value)) else []
 
 
-def help_text(trainer: str, fields: dict[str, Field]) -> str:
+def help_text(command: str, fields: dict[str, Field]) -> str:
     """Usage and every field with its type, default and first sentence."""
-    lines = [f"usage: {rules.command(trainer, 'recipes/….yaml')} [--field value …]", "", "Fields of a recipe:"]
+    lines = [f"usage: {command} [--field value …]", "", "Fields of a recipe:"]
     for field in fields.values():
         if rules.refusal(field.name, None):
             continue

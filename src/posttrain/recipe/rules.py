@@ -1,58 +1,10 @@
 """What a recipe may not say and why: renamed keys, keys that belong elsewhere, and ranges."""
 
 import re
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from posttrain.recipe.schema import (
-    DISTILLATION_CONFIG,
-    DPO_CONFIG,
-    GRPO_CONFIG,
-    MODEL_CONFIG,
-    REWARD_CONFIG,
-    SFT_CONFIG,
-    VALUE_CONFIG,
-    Field,
-)
-
-OPTIONS = "posttrain/recipe/options.py"
-SAMPLING = "posttrain/recipe/sampling_options.py"
-STRATEGY = f"{OPTIONS}:StrategyOptions"
-SCHEMAS = {
-    "sft": (*MODEL_CONFIG, *SFT_CONFIG, STRATEGY, f"{OPTIONS}:SftOptions"),
-    "grpo": (*MODEL_CONFIG, *GRPO_CONFIG, STRATEGY, f"{OPTIONS}:GrpoOptions"),
-    "dpo": (*MODEL_CONFIG, *DPO_CONFIG, STRATEGY, f"{OPTIONS}:PairOptions"),
-    "reward_model": (*MODEL_CONFIG, *REWARD_CONFIG, STRATEGY, f"{OPTIONS}:PairOptions", f"{OPTIONS}:RewardOptions"),
-    "memory_sft": (*MODEL_CONFIG, *SFT_CONFIG, STRATEGY, "posttrain/recipe/memory_options.py:MemoryOptions"),
-    "distill": (
-        *MODEL_CONFIG, *SFT_CONFIG, *DISTILLATION_CONFIG, STRATEGY,
-        f"{OPTIONS}:SftOptions", f"{OPTIONS}:DistillOptions",
-    ),
-    "value": (*MODEL_CONFIG, *VALUE_CONFIG, STRATEGY, f"{OPTIONS}:ValueOptions"),
-    "eval": (f"{SAMPLING}:EvalOptions",),
-    "sample": (f"{SAMPLING}:SampleOptions",),
-    "expert_iteration": (
-        *MODEL_CONFIG, *SFT_CONFIG, STRATEGY, f"{OPTIONS}:SftOptions", f"{SAMPLING}:SampleOptions",
-        f"{SAMPLING}:RoundOptions",
-    ),
-}  # fmt: skip
-# Beside our own fields without default: no run should rest on a library's default for these.
-REQUIRED = {
-    "sft": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"),
-    "grpo": (
-        "model_name_or_path", "output_dir", "seed", "learning_rate", "max_completion_length", "num_generations",
-        "temperature", "loss_type", "scale_rewards", "beta", "num_iterations", "mask_truncated_completions", "use_vllm",
-        "per_device_train_batch_size", "gradient_accumulation_steps",
-    ),
-    "dpo": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate", "beta", "loss_type"),
-    "reward_model": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"),
-    "memory_sft": ("model_name_or_path", "output_dir", "seed", "max_length", "learning_rate"),
-    "distill": ("model_name_or_path", "teacher_model_name_or_path", "output_dir", "seed", "learning_rate"),
-    "value": ("model_name_or_path", "output_dir", "seed", "learning_rate"),
-    "eval": (),
-    "sample": (),
-    "expert_iteration": ("max_length", "learning_rate"),
-}  # fmt: skip
+from posttrain.recipe.schema import Field
 
 # Keys of open-r1, alignment-handbook and older TRL recipes, with the name of today.
 RENAMED = {
@@ -103,6 +55,7 @@ REFUSED = {
     "completion_only_loss": OURS + "the loss is always on the completion alone",
     "assistant_only_loss": OURS + "the loss is always on the completion alone",
     "pad_token": OURS + "the tokenizer's own is used",
+    "chat_template": OURS + "the tokenizer's own template is used; another one goes into chat_template.jinja beside it",
     "chat_template_path": OURS + "the tokenizer's own template is used",
     "remove_unused_columns": OURS + "rows are tokenised by posttrain.data.encode",
     "label_names": OURS + "rows are tokenised by posttrain.data.encode",
@@ -127,66 +80,19 @@ REFUSED |= {
     "chat_template_kwargs": OURS + "prompts are rendered by posttrain.data.prompts, as in evaluation",
     "vllm_importance_sampling_cap": "this key is now vllm_importance_sampling_clip_max",
 }
+# Ranges of the libraries' fields; those of ours stand in the fields themselves (posttrain.recipe.options).
 POSITIVE = {
-    "max_completion_length", "num_generations", "num_iterations", "guard_prompts", "canary_tolerance",
-    "learning_rate", "max_length", "per_device_train_batch_size", "per_device_eval_batch_size",
-    "gradient_accumulation_steps", "logging_steps", "save_steps", "eval_steps", "num_train_epochs", "max_new_tokens",
-    "num_samples", "num_questions", "num_candidates", "num_rounds", "max_per_question", "eval_batch_size", "batch_size",
-     "num_train_examples", "limit", "lora_r", "lora_alpha", "save_total_limit", "top_p",
-    "early_stopping_patience", "knowledge_num", "knowledge_length", "knowledge_dim", "gumbel_temperature",
-    "kd_temperature", "value_clip",
+    "max_completion_length", "num_generations", "num_iterations", "learning_rate", "max_length",
+    "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "logging_steps",
+    "save_steps", "eval_steps", "num_train_epochs", "lora_r", "lora_alpha", "save_total_limit", "top_p",
 }  # fmt: skip
-LARGEST = {
-    "seed": 2**32 - 1, "data_seed": 2**32 - 1, "top_p": 1, "probe_max_truncated": 1, "probe_max_zero_variance": 1,
-    "label_smoothing_factor": 1, "counterfactual_prob": 1, "dropout": 1, "kd_alpha": 1,
-}  # fmt: skip
+LARGEST = {"seed": 2**32 - 1, "data_seed": 2**32 - 1, "top_p": 1, "label_smoothing_factor": 1}
 AT_LEAST_ZERO = {
-    "probe_max_truncated",
-    "probe_max_zero_variance",
-    "guard_steps",
-    "beta",
-    "seed",
-    "warmup_steps",
-    "weight_decay",
-    "temperature",
-    "sample_generations",
-    "lora_dropout",
-    "early_stopping_threshold",
-    "freeze_layers",
-    "label_smoothing_factor",
-    "counterfactual_prob",
-    "dropout",
-    "fusion_rank",
-    "gate_rank",
-    "similarity_loss_coef",
-    "diversity_loss_coef",
-    "router_loss_coef",
-    "kd_alpha",
-    "margin",
+    "beta", "seed", "warmup_steps", "weight_decay", "temperature", "lora_dropout", "label_smoothing_factor",
+}  # fmt: skip
+HELP = {  # where the library's own leaves out what a recipe needs to know
+    "warmup_steps": "Steps of linear warmup; a number below 1 is a share of all steps.",
 }
-
-
-def command(trainer: str, recipe: str) -> str:
-    """The command that runs a recipe of `trainer`."""
-    if trainer in ("eval", "sample"):
-        return f"python src/{trainer}.py {recipe}"
-    if trainer == "expert_iteration":
-        return f"POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/….yaml python src/expert_iteration.py {recipe}"
-    return f"accelerate launch --config_file accelerate_configs/….yaml src/{trainer}.py {recipe}"
-
-
-def wrong_trainer(where: str, named: Any, trainer: str, path: Path) -> str:
-    """The fault of a recipe given to another script."""
-    start = f"{where}: trainer: {named!r}: src/{trainer}.py runs recipes of trainer {trainer!r}; "
-    if re.fullmatch(r"[a-z_]+", str(named)) and (Path(__file__).parents[2] / f"{named}.py").exists():
-        return start + f"run {command(named, str(path))}"
-    return start + f"there is no src/{named}.py in this version, known trainers: {', '.join(SCHEMAS)}"
-
-
-def required_keys(trainer: str, fields: dict[str, Field]) -> list[str]:
-    """Keys a recipe must set: our fields without default, and those no library default should decide."""
-    own = [name for name, field in fields.items() if not field.default]
-    return [*own, *REQUIRED[trainer]]
 
 
 def refusal(key: str, value: Any) -> str | None:
@@ -196,19 +102,32 @@ def refusal(key: str, value: Any) -> str | None:
     return REFUSED.get(key)
 
 
-def out_of_range(key: str, value: Any) -> str | None:
+def with_range(field: Field) -> Field:
+    """A library's field with its range and what its help leaves out."""
+    return replace(
+        field,
+        above=0 if field.name in POSITIVE else None,
+        minimum=0 if field.name in AT_LEAST_ZERO else None,
+        maximum=LARGEST.get(field.name),
+        help=HELP.get(field.name, field.help),
+    )
+
+
+def out_of_range(field: Field, value: Any) -> str | None:
     """What range a number had to lie in, or None where it does."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if value != value or value in (float("inf"), float("-inf")):
         return "expected a finite number"
-    if key in POSITIVE and value <= 0:
-        return "expected more than 0"
-    if key in LARGEST and value > LARGEST[key]:
-        return f"expected at most {LARGEST[key]}"
-    return "expected 0 or more" if key in AT_LEAST_ZERO and value < 0 else None
+    if field.above is not None and value <= field.above:
+        return f"expected more than {field.above}"
+    if field.minimum is not None and value < field.minimum:
+        return f"expected {field.minimum} or more"
+    if field.maximum is not None and value > field.maximum:
+        return f"expected at most {field.maximum}"
+    return None
 
 
 def purpose(help_text: str) -> str:
     """The first sentence of a field's help."""
-    return re.split(r"(?<=[.;]) ", " ".join(help_text.replace("%%", "%").split()))[0]
+    return re.split(r"(?<=\.) (?=[A-Z`])", " ".join(help_text.replace("%%", "%").split()))[0]

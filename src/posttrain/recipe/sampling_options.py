@@ -2,32 +2,28 @@
 
 from dataclasses import dataclass, field
 
+from posttrain.data.prompts import prompt_names
+from posttrain.recipe.options import RecipeOptions
 
-@dataclass(frozen=True)
-class EvalOptions:
+SEEDS = 2**32 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(RecipeOptions):
     """What `src/eval.py` needs: which weights, which questions, how to ask, how to sample."""
 
-    trainer: str = field(metadata={"help": "Always `eval`; the script src/eval.py runs the recipe."})
     model: str = field(metadata={"help": "A checkpoint directory or a model of the hub."})
     benchmarks: str = field(metadata={"help": "Names from posttrain/data/benchmarks.yaml, separated by commas."})
-    max_new_tokens: int = field(metadata={"help": "Tokens a completion may have; one that fills it is truncated."})
-    seed: int = field(metadata={"help": "Seed of the sampler; irrelevant at temperature 0."})
+    max_new_tokens: int = field(
+        metadata={"help": "Tokens a completion may have; one that fills it is truncated.", "min": 1}
+    )
+    seed: int = field(metadata={"help": "Seed of the sampler; irrelevant at temperature 0.", "min": 0, "max": SEEDS})
     prompt: str = field(
         default="trained",
         metadata={
             "help": "`trained` is the prompt in the checkpoint's lineage, `benchmark` the usual one of each benchmark "
             "(posttrain/data/benchmarks.yaml); end tokens always come from the checkpoint.",
-            "choices": [
-                "trained",
-                "benchmark",
-                "chat",
-                "qwen_math_cot",
-                "qwen_boxed",
-                "question_only",
-                "r1_zero",
-                "gsm8k_fewshot",
-                "minerva_4shot",
-            ],
+            "choices": ("trained", "benchmark", *prompt_names()),
         },
     )
     grader: str = field(
@@ -38,13 +34,15 @@ class EvalOptions:
             "choices": ["posttrain", "mathverify", "qwen", "drgrpo"],
         },
     )
-    temperature: float = field(default=0.0, metadata={"help": "0 is greedy."})
+    temperature: float = field(default=0.0, metadata={"help": "0 is greedy.", "min": 0})
     num_samples: int | None = field(
         default=None,
-        metadata={"help": "Samples per question; null is one where greedy, else the benchmark's own k."},
+        metadata={"help": "Samples per question; null is one where greedy, else the benchmark's own k.", "min": 1},
     )
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution."})
-    batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once."})
+    top_p: float = field(
+        default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution.", "above": 0, "max": 1}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once.", "min": 1})
     dtype: str = field(
         default="auto", metadata={"help": "Weights' type.", "choices": ["auto", "float32", "bfloat16", "float16"]}
     )
@@ -72,39 +70,54 @@ class EvalOptions:
         default=None, metadata={"help": "Directory for <benchmark>/samples.jsonl; null is evals/<name of the model>."}
     )
     limit: int | None = field(
-        default=None, metadata={"help": "Only N questions, chosen by a hash of their content; recorded."}
+        default=None, metadata={"help": "Only N questions, chosen by a hash of their content; recorded.", "min": 1}
     )
 
 
-@dataclass(frozen=True)
-class SampleOptions:
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(RecipeOptions):
     """What `src/sample.py` needs: candidates for the questions of a dataset, from one checkpoint."""
 
-    trainer: str = field(metadata={"help": "Always `sample`; the script src/sample.py runs the recipe."})
     model_name_or_path: str = field(metadata={"help": "A checkpoint directory (an adapter too) or a model of the hub."})
     dataset_name: str = field(metadata={"help": "Directory written by a data_prep script; its train split is asked."})
-    prompt: str = field(metadata={"help": "As in SftOptions.", "choices": ["chat", "r1_zero", "question_only"]})
-    max_new_tokens: int = field(metadata={"help": "Tokens a candidate may have; one that fills it is never accepted."})
-    seed: int = field(metadata={"help": "Draws the questions and the samples."})
+    prompt: str = field(
+        metadata={
+            "help": "How a question is rendered: `chat` (the tokenizer's template) or a file of data/prompts.",
+            "choices": prompt_names(few_shot=False),
+        }
+    )
+    max_new_tokens: int = field(
+        metadata={"help": "Tokens a candidate may have; one that fills it is never accepted.", "min": 1}
+    )
+    seed: int = field(metadata={"help": "Draws the questions and the samples.", "min": 0, "max": SEEDS})
     output_dir: str = field(metadata={"help": "Directory for rollouts.jsonl."})
-    num_questions: int | None = field(default=None, metadata={"help": "Questions drawn by seed; null for all."})
-    num_candidates: int = field(default=4, metadata={"help": "Samples per question."})
-    temperature: float = field(default=0.8, metadata={"help": "Of sampling; 0 would draw one candidate many times."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution."})
-    batch_size: int = field(default=64, metadata={"help": "Completions generated at once."})
+    num_questions: int | None = field(
+        default=None, metadata={"help": "Questions drawn by seed; null for all.", "min": 1}
+    )
+    num_candidates: int = field(default=4, metadata={"help": "Samples per question.", "min": 1})
+    temperature: float = field(
+        default=0.8, metadata={"help": "Of sampling; 0 would draw one candidate many times.", "min": 0}
+    )
+    top_p: float = field(
+        default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution.", "above": 0, "max": 1}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Completions generated at once.", "min": 1})
     server: str | None = field(
         default=None,
         metadata={"help": "URL of a vLLM server (make serve MODEL=…); it is sent the weights, and samples from them."},
     )
 
 
-@dataclass(frozen=True)
-class RoundOptions:
+@dataclass(frozen=True, kw_only=True)
+class RoundOptions(RecipeOptions):
     """What `src/expert_iteration.py` needs beside the keys of sampling, training and evaluation."""
 
-    trainer: str = field(metadata={"help": "The method; the script src/<trainer>.py runs the recipe."})
-    num_rounds: int = field(metadata={"help": "Rounds of sampling, selection and training."})
-    benchmarks: str = field(metadata={"help": "What every round is evaluated on, as in EvalOptions."})
+    num_rounds: int = field(metadata={"help": "Rounds of sampling, selection and training.", "min": 1})
+    benchmarks: str = field(
+        metadata={
+            "help": "What every round is evaluated on: names from posttrain/data/benchmarks.yaml, separated by commas."
+        }
+    )
     accept: str = field(
         default="correct",
         metadata={
@@ -114,7 +127,7 @@ class RoundOptions:
     )
     threshold: float = field(
         default=0.9,
-        metadata={"help": "For accept: threshold; 1.5 is a verified answer, 0.9 a number within 1e-4 of it."},
+        metadata={"help": "For accept: threshold; 1.5 is a verified answer, 0.9 a number within 1e-4 of it.", "min": 0},
     )
     select: str = field(
         default="first",
@@ -124,7 +137,8 @@ class RoundOptions:
         },
     )
     max_per_question: int | None = field(
-        default=None, metadata={"help": "Cap of select: all_correct, so that easy questions do not outweigh hard ones."}
+        default=None,
+        metadata={"help": "Cap of select: all_correct, so that easy questions do not outweigh hard ones.", "min": 1},
     )
     start_from: str = field(
         default="last",
@@ -135,7 +149,9 @@ class RoundOptions:
         metadata={"help": "Samples of this round, or of all rounds so far.", "choices": ["round", "all_rounds"]},
     )
     data_dir: str = field(default="data", metadata={"help": "Where data_prep scripts wrote the benchmarks."})
-    eval_batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once in evaluation."})
+    eval_batch_size: int = field(
+        default=64, metadata={"help": "Prompts generated for at once in evaluation.", "min": 1}
+    )
     limit: int | None = field(
-        default=None, metadata={"help": "Only N questions of a benchmark, chosen by a hash of their content."}
+        default=None, metadata={"help": "Only N questions of a benchmark, chosen by a hash of their content.", "min": 1}
     )

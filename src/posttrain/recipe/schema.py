@@ -1,11 +1,12 @@
-"""Field names, types, defaults and choices of a dataclass, read from its source file.
+"""Field names, types, defaults, choices and ranges of a dataclass.
 
 `import trl` takes about six seconds because it imports torch. A recipe must be known to be good before anything is
-loaded, and `--help` must answer at once, so this module parses the file that defines the dataclass instead of importing
-it. A test holds the result against `dataclasses.fields` of the imported classes.
+loaded, and `--help` must answer at once, so a library's dataclass is read from the file that defines it instead of
+being imported. A test holds the result against `dataclasses.fields` of the imported classes. Ours are imported.
 """
 
 import ast
+import dataclasses
 import functools
 import importlib.util
 from dataclasses import dataclass
@@ -31,22 +32,47 @@ MODEL_CONFIG = ("trl/trainer/model_config.py:ModelConfig",)
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a dataclass. `annotation` is source text; `choices` is empty where any value of the type will do."""
+    """One field of a dataclass. `annotation` is source text; `choices` is empty where any value of the type will do.
+
+    `minimum` and `maximum` may be reached, `above` may not.
+    """
 
     name: str
     annotation: str
     default: str
     help: str
-    choices: tuple[Any, ...]
+    choices: tuple[Any, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
 
 
-def read_fields(sources: tuple[str, ...]) -> dict[str, Field]:
-    """Fields of the classes named as `package/file.py:Class`, base class first; a later class overrides."""
+Source = str | type  # a library's class as `package/file.py:Class`, which is parsed, or a dataclass of ours
+
+
+def read_fields(sources: tuple[Source, ...]) -> dict[str, Field]:
+    """Fields of the classes, base class first; a later class overrides."""
     fields: dict[str, Field] = {}
     for source in sources:
-        file, class_name = source.split(":")
-        fields |= _class_fields(file, class_name)
+        fields |= _parsed_fields(*source.split(":")) if isinstance(source, str) else _own_fields(source)
     return fields
+
+
+def _own_fields(cls: type) -> dict[str, Field]:
+    return {field.name: _own_field(field) for field in dataclasses.fields(cls)}
+
+
+def _own_field(field: "dataclasses.Field[Any]") -> Field:
+    default = ""
+    if field.default is not dataclasses.MISSING:
+        default = repr(field.default)
+    elif field.default_factory is not dataclasses.MISSING:
+        default = repr(field.default_factory())
+    plain = isinstance(field.type, type) and not hasattr(field.type, "__args__")
+    annotation = field.type.__name__ if plain else str(field.type)
+    about = field.metadata
+    limits = (about.get(name) for name in ("min", "max", "above"))
+    return Field(field.name, annotation, default, about["help"], tuple(about.get("choices", ())), *limits)
 
 
 def accepts(annotation: str, value: Any) -> bool:
@@ -93,16 +119,16 @@ def _parse(file: str) -> ast.Module:
     return ast.parse((Path(spec.submodule_search_locations[0]) / rest).read_text())
 
 
-def _class_fields(file: str, class_name: str) -> dict[str, Field]:
+def _parsed_fields(file: str, class_name: str) -> dict[str, Field]:
     (definition,) = [n for n in _parse(file).body if isinstance(n, ast.ClassDef) and n.name == class_name]
     return {
-        statement.target.id: _field(statement.target.id, statement)
+        statement.target.id: _parsed_field(statement.target.id, statement)
         for statement in definition.body
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
     }
 
 
-def _field(name: str, statement: ast.AnnAssign) -> Field:
+def _parsed_field(name: str, statement: ast.AnnAssign) -> Field:
     keywords: dict[str, ast.expr] = {}
     default = "" if statement.value is None else ast.unparse(statement.value)
     if isinstance(statement.value, ast.Call):

@@ -27,15 +27,26 @@ class Prompt:
     form: str
     stop: tuple[str, ...] = ()
     sha256: str | None = None  # of the file; None for the tokenizer's template
+    few_shot: bool = False
+
+
+@functools.cache
+def declared_prompts() -> dict[str, Prompt]:
+    """All prompts of prompts.yaml, in its order."""
+    declared = yaml.safe_load((DIRECTORY / "prompts.yaml").read_text())
+    return {name: Prompt(**{**about, "stop": tuple(about.get("stop", ()))}) for name, about in declared.items()}
+
+
+def prompt_names(few_shot: bool = True) -> tuple[str, ...]:
+    """Names of the declared prompts, with or without those for base models that show examples first."""
+    return tuple(name for name, prompt in declared_prompts().items() if few_shot or not prompt.few_shot)
 
 
 def declared_prompt(name: str) -> Prompt:
     """The declaration of a prompt in prompts.yaml; raises PosttrainError for a name that is not there."""
-    known = yaml.safe_load((DIRECTORY / "prompts.yaml").read_text())
-    if name not in known:
-        raise PosttrainError(f"prompt: {name!r}: unknown; known: {', '.join(known)}")
-    declared = known[name]
-    return Prompt(**{**declared, "stop": tuple(declared.get("stop", ()))})
+    if name not in declared_prompts():
+        raise PosttrainError(f"prompt: {name!r}: unknown; known: {', '.join(declared_prompts())}")
+    return declared_prompts()[name]
 
 
 def render_prompt(name: str, messages: list[dict[str, str]], tokenizer: Any) -> str:
