@@ -31,7 +31,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # before the tokenizer
 from datasets import Dataset
 
 from posttrain.data import token_files
-from posttrain.data.encode import Encoding, load_split, load_tokenizer, pack
+from posttrain.data.encode import Encoding, load_split, load_tokenizer
+from posttrain.data.packing import pack
 from posttrain.data.tokenise import FASTOKENS
 from posttrain.data.traces import selection, writer
 from posttrain.data.traces.contamination import build_index

@@ -33,7 +33,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from posttrain.methods.sft import RecipeTrainer
-from posttrain.models.attention import PROBE_LENGTHS, miniature, packing_difference, register
+from posttrain.models.packed_attention import PROBE_LENGTHS, miniature, packing_difference, register
 
 STEPS = 6
 WARM_UP = 2

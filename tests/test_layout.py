@@ -24,18 +24,23 @@ PACKAGE = REPOSITORY / "src" / "posttrain"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Modules that must answer fast: nothing of theirs may import torch, directly or not.
 LIGHT = (
-    "api", "console", "data.benchmark_rows", "data.benchmarks", "data.manifest", "data.prompts", "data.records",
-    "data.rows", "data.sources.gsm8k", "data.sources.omcq", "data.sources.tiny_world", "data.traces.filters",
-    "data.traces.inputs", "data.traces.selection", "data.traces.shapes", "digests", "errors", "evaluation.comparison",
-    "evaluation.estimates", "evaluation.published_graders", "evaluation.results", "evaluation.samples",
-    "evaluation.scoring", "generation.sample", "grading.formats", "grading.grader", "grading.pool", "hardware",
-    "lineage", "locks", "memory.bank.questions", "memory.command_line", "methods.grpo.custom_rewards",
-    "methods.grpo.rewards", "models.source",
+    "console", "digests", "errors", "hardware", "lineage", "locks", "processes", "secrets",
+    "grading.formats", "grading.grader", "grading.pool",
+    "data.benchmark_rows", "data.benchmarks", "data.manifest", "data.prompts", "data.records", "data.rows",
+    "data.sources.gsm8k", "data.sources.omcq", "data.sources.tiny_world", "data.traces.filters",
+    "data.traces.inputs", "data.traces.selection", "data.traces.shapes",
+    "recipe.contradictions", "recipe.memory_options", "recipe.methods", "recipe.options", "recipe.reader",
+    "recipe.rules", "recipe.schema",
+    "models.source",
+    "generation.sample",
+    "evaluation.comparison", "evaluation.estimates", "evaluation.published_graders", "evaluation.results",
+    "evaluation.samples", "evaluation.scoring",
+    "methods.grpo.custom_rewards", "methods.grpo.rewards",
+    "memory.bank.questions", "memory.command_line",
+    "report.content", "report.evaluation_page", "report.figures", "report.formulas", "report.html_page",
+    "report.questions",
     "pipelines.candidates", "pipelines.expert_iteration", "pipelines.preference_data", "pipelines.rollouts",
-    "processes", "recipe.contradictions", "recipe.memory_options", "recipe.methods", "recipe.options",
-    "recipe.reader", "recipe.rules",
-    "recipe.schema", "report.content", "report.evaluation_page", "report.figures", "report.formulas",
-    "report.html_page", "report.questions", "secrets",
+    "api",
 )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Tokenised rows: prompt masked, end learned, nothing cut; anything else is refused with the row's id."""
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +20,11 @@ from posttrain.data.encode import (
     encode_rows,
     lint,
     load_split,
-    pack,
-    with_labels,
 )
 from posttrain.data.prompts import render_prompt
 from posttrain.data.prompts.control_tokens import control_tokens
 from posttrain.data.rows import Row, chat_row, text_row, write_parquet
-from posttrain.data.token_files import KEY, SCHEMA, Ids, combined, ids_path, read_ids
+from posttrain.data.token_files import KEY, SCHEMA, combined, ids_path, read_ids
 from posttrain.data.tokenise import spelled, token_ids
 
 CHAT = Encoding("chat", "<|im_end|>", max_length=256, too_long="error")
@@ -130,17 +127,6 @@ def test_what_ids_stand_for_is_what_the_tokenizer_decodes(texts):
     assert [text.decode() for text in spelled(tokenizer, ids)] == decoded
     tokenizer.backend_tokenizer.decoder = Fuse()  # a decoder that is not byte-level is asked itself
     assert spelled(tokenizer, ids[-1:]) == ["a<é ü>b<|im_end|>".encode()]
-
-
-def test_rows_are_packed_whole_and_among_all_of_them():
-    lengths = np.sort(np.random.default_rng(0).integers(1, 101, 3000))[::-1]  # TRL's first thousand do not fit together
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    ids = Ids(np.array([f"{n:04x}" for n in range(3000)]), np.repeat(np.arange(3000), lengths), offsets, lengths * 0)
-    packed = pack(with_labels(ids), 100)
-    assert all(sum(found) <= 100 for found in packed["seq_lengths"])
-    found = [(n, sum(1 for _ in run)) for row in packed["input_ids"] for n, run in itertools.groupby(row)]
-    assert sorted(found) == list(enumerate(lengths.tolist()))
-    assert lengths.sum() / (len(packed) * 100) > 0.97
 
 
 @pytest.mark.parametrize(

@@ -20,18 +20,11 @@ from posttrain.evaluation.scoring import compute_metrics
 
 
 @pytest.mark.parametrize(
-    ("b", "c", "p", "mid_p"),
-    [
-        (5, 15, 0.041389, 0.026604),
-        (0, 6, 0.031250, 0.015625),
-        (12, 25, 0.047031, 0.033552),
-        (10, 10, 1.0, 1.0),
-        (1, 2, 1.0, 0.625),
-        (0, 0, 1.0, 1.0),
-    ],
+    ("b", "c", "p"),
+    [(5, 15, 0.041389), (0, 6, 0.031250), (12, 25, 0.047031), (10, 10, 1.0), (1, 2, 1.0), (0, 0, 1.0)],
 )
-def test_mcnemar_vectors(b, c, p, mid_p):
-    assert mcnemar(b, c) == (pytest.approx(p, abs=1e-6), pytest.approx(mid_p, abs=1e-6))
+def test_mcnemar_vectors(b, c, p):
+    assert mcnemar(b, c) == pytest.approx(p, abs=1e-6)
     assert mcnemar(c, b) == mcnemar(b, c)
 
 
@@ -54,7 +47,7 @@ def test_sign_flips_are_exact_for_few_questions_and_agree_beyond():
     assert sign_flip(np.ones(6)) == pytest.approx(2 / 2**6)
     assert sign_flip(np.zeros(5)) == 1.0
     many = np.array([0.5] * 14 + [-0.5] * 7 + [0.0] * 4)
-    assert sign_flip(many) == pytest.approx(mcnemar(7, 14)[0], abs=0.02)
+    assert sign_flip(many) == pytest.approx(mcnemar(7, 14), abs=0.02)
 
 
 def test_holm():
@@ -90,7 +83,7 @@ def test_a_comparison_names_what_changed(tmp_path):
     assert (result.a, result.b) == (0.25, 0.875)
     assert result.worse == ["q0"]
     assert result.better == ["q1", "q2", "q3", "q4", "q5", "q6"]
-    assert result.p == pytest.approx(mcnemar(1, 6)[0])
+    assert result.p == pytest.approx(mcnemar(1, 6))
     assert (result.strict, result.lenient) == (0.625, 0.0)
     assert [bin_["a"]["n"] for bin_ in result.lengths] == [bin_["b"]["n"] for bin_ in result.lengths] == [2, 1, 2, 1, 2]
     done = run_script("src/compare.py", tmp_path / "a", tmp_path / "b", "--flips", 1, "--lengths")

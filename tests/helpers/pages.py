@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from posttrain.recipe import rules
-from posttrain.recipe.schema import read_fields
+from posttrain.recipe.methods import METHODS
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -67,7 +66,7 @@ def make_targets() -> set[str]:
 @functools.cache
 def recipe_keys() -> frozenset[str]:
     """Every key that some recipe may have."""
-    return frozenset(name for sources in rules.SCHEMAS.values() for name in read_fields(sources))
+    return frozenset(name for method in METHODS.values() for name in method.fields)
 
 
 @functools.cache

@@ -151,14 +151,16 @@ def test_pairs_are_tokenised_as_evaluation_asks(samples, tmp_path):
     write_pairs([samples], tmp_path / "pairs", validation=0, limit=None)
     tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "assets/tiny_base")
     path, chat = tmp_path / "pairs/train.parquet", Encoding("chat", "<|im_end|>", 200, "error")
-    encoded, dropped = _encode_split(path, tokenizer, chat)
+    encoded, dropped = _encode_split(path, tokenizer, chat, None)
     assert dropped == 0 and len(encoded) == 7
     for row, ids in zip(read_parquet(path), encoded, strict=True):
         prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
         assert tokenizer.decode(ids["prompt_ids"]) == prompt
         for side in ("chosen", "rejected"):
             assert tokenizer.decode(ids[f"{side}_ids"]) == row[side][-1]["content"] + "<|im_end|>"
+    few, _ = _encode_split(path, tokenizer, chat, 2)
+    assert few == [ids for _, ids in sorted(zip([row["id"] for row in read_parquet(path)], encoded, strict=True))][:2]
     with pytest.raises(RowError, match="but max_length is 5"):
-        _encode_split(path, tokenizer, Encoding("chat", "<|im_end|>", 5, "error"))
+        _encode_split(path, tokenizer, Encoding("chat", "<|im_end|>", 5, "error"), None)
     with pytest.raises(RowError, match="no pairs left"):
-        _encode_split(path, tokenizer, Encoding("chat", "<|im_end|>", 5, "drop"))
+        _encode_split(path, tokenizer, Encoding("chat", "<|im_end|>", 5, "drop"), None)

@@ -103,8 +103,11 @@ def test_a_range_is_told_in_words(limits, value, expected):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_help_ends_its_sentences(name):
-    text = help_text(METHODS[name].command("recipes/….yaml"), METHODS[name].fields)
+    text = help_text(METHODS[name])
     assert f"src/{name}.py" in text.splitlines()[0]
+    assert all(
+        f"  {key}: {METHODS[name].fields[key].annotation} (required)" in text for key in METHODS[name].required_keys
+    )
     assert not [field.name for field in METHODS[name].fields.values() if rules.purpose(field.help or ".")[-1] in ";,"]
 
 

@@ -53,7 +53,7 @@ def test_grpo_raises_accuracy_from_verified_answers_alone(demo):
     """At least ten points over all held-out questions in range, and McNemar's p below 0.01."""
     pairs = [compare(demo / "evals/tiny_sft_early" / name, demo / "evals/tiny_grpo" / name) for name in IN_RANGE]
     assert sum(c.difference for c in pairs) / len(pairs) > 0.10
-    assert mcnemar(sum(len(c.worse) for c in pairs), sum(len(c.better) for c in pairs))[0] < 0.01
+    assert mcnemar(sum(len(c.worse) for c in pairs), sum(len(c.better) for c in pairs)) < 0.01
     steps = [json.loads(line) for line in (demo / "outputs/tiny_grpo/metrics.jsonl").read_text().splitlines()]
     rewards = [step["reward"] for step in steps]
     assert sum(rewards[-10:]) > 1.5 * sum(rewards[:10])

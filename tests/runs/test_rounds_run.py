@@ -57,7 +57,7 @@ def test_rounds_raise_accuracy_on_held_out_questions(finished):
     records = json.loads((finished / "rounds.json").read_text())
     first, last = (record["evaluation"]["all"]["value"] for record in (records[0], records[-1]))
     pairs = [compare(finished / "round_0/evals" / name, finished / "round_2/evals" / name) for name in BENCHMARKS]
-    p, _ = mcnemar(sum(len(c.worse) for c in pairs), sum(len(c.better) for c in pairs))
+    p = mcnemar(sum(len(c.worse) for c in pairs), sum(len(c.better) for c in pairs))
     assert last - first >= 0.10
     assert p < 0.01
     assert records[1]["new_solutions"] > 0 and records[1]["entropy"] > 0 and records[1]["tokens_trained"] > 0

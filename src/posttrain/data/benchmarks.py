@@ -1,5 +1,6 @@
 """The questions of a benchmark, checked against their manifest and their declared number."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,17 +38,22 @@ def benchmark_names(names: str) -> list[str]:
 
 def load_benchmarks(names: str, data_dir: Path, limit: int | None) -> list[Benchmark]:
     """The benchmarks named in a comma-separated list, all of them checked before the first is used."""
-    declared = yaml.safe_load(DECLARATIONS.read_text())
-    wanted = benchmark_names(names)
+    declared, wanted = declarations(), benchmark_names(names)
     unknown = [name for name in wanted if name not in declared]
     if unknown or not wanted:
         raise BenchmarkError(f"benchmarks: {names!r}: unknown: {', '.join(unknown)}; known: {', '.join(declared)}")
     return [_load(name, declared[name], data_dir, limit) for name in wanted]
 
 
+@functools.cache
+def declarations() -> dict[str, dict[str, Any]]:
+    """Every benchmark of benchmarks.yaml by name, in its order."""
+    return yaml.safe_load(DECLARATIONS.read_text())
+
+
 def declaration(name: str) -> dict[str, Any]:
     """What a benchmark that data_prep/benchmarks.py prepares is declared to be."""
-    declared = yaml.safe_load(DECLARATIONS.read_text())
+    declared = declarations()
     known = [key for key, value in declared.items() if "hub" in value]
     if name not in known:
         raise BenchmarkError(f"{name}: not prepared by data_prep/benchmarks.py; it knows {', '.join(known)}")

@@ -26,7 +26,6 @@ from posttrain.errors import PosttrainError
 
 IGNORED = -100  # the label that cross entropy skips
 BATCH = 512  # rows tokenised at once
-PACKED_AT_ONCE = 2**16  # rows
 
 
 class RowError(PosttrainError):
@@ -143,16 +142,6 @@ def with_labels(ids: Ids) -> Dataset:
     table = pa.table({"input_ids": column.from_arrays(offsets, values), "labels": column.from_arrays(offsets, labels)})
     # A name of our own: to find one, datasets would pickle and hash all of it.
     return Dataset(table, fingerprint=hashlib.sha256("".join(ids.row_ids).encode()).hexdigest()[:16])
-
-
-def pack(dataset: Dataset, length: int) -> Dataset:
-    """Rows side by side in rows of up to `length` tokens, best fit first.
-
-    TRL chooses among a thousand rows at a time; among `PACKED_AT_ONCE` the packed rows are up to 6 % fuller.
-    """
-    from trl import pack_dataset  # seconds, which who only tokenises does not spend
-
-    return pack_dataset(dataset, length, "bfd", map_kwargs={"batch_size": PACKED_AT_ONCE})
 
 
 def _tokenise(path: Path, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, limit: int | None) -> Ids:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.evaluation.comparison import ComparisonError, mcnemar, paired_interval
+from posttrain.evaluation.estimates import in_percent
 from posttrain.evaluation.results import METRICS_FILE, SAMPLES_FILE
 from posttrain.evaluation.scoring import is_correct
 
@@ -96,7 +97,7 @@ def compare(benchmark: str, greedy: list[int], chosen: list[int], correct: list[
         mean,
         low,
         high,
-        mcnemar(int((differences < 0).sum()), int((differences > 0).sum()))[0],
+        mcnemar(int((differences < 0).sum()), int((differences > 0).sum())),
     )
 
 
@@ -105,7 +106,7 @@ def table(results: list[Outcome]) -> str:
     heads = f"{'one sample':>11}{'greedy':>8}{'best':>8}{'any':>8}  {'best − greedy':<26}{'p':>10}"
     lines = [f"{'benchmark':<14}{'n':>6}{heads}"]
     for r in results:
-        interval = f"{r.difference:+.1%} [{r.low:+.1%}, {r.high:+.1%}]"
+        interval = in_percent(r.difference, r.low, r.high, "+")
         shares = f"{r.mean:>11.1%}{r.greedy:>8.1%}{r.best:>8.1%}{r.oracle:>8.1%}"
         lines.append(f"{r.benchmark:<14}{r.questions:>6}{shares}  {interval:<26}{r.p:>10.2g}")
     n = results[0].samples

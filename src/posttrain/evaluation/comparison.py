@@ -10,6 +10,7 @@ import numpy as np
 import scipy.stats
 
 from posttrain.errors import PosttrainError
+from posttrain.evaluation.estimates import in_percent
 from posttrain.evaluation.results import METRICS_FILE, SAMPLES_FILE, SCHEMA_VERSION
 from posttrain.evaluation.scoring import accuracy_by_length, is_correct, questions_of
 
@@ -49,15 +50,9 @@ class Comparison:
     lengths: list[dict[str, Any]]
 
 
-def mcnemar(b: int, c: int) -> tuple[float, float]:
-    """Exact two-sided p and mid-p of b against c discordant pairs; (1, 1) where there are none."""
-    n = b + c
-    if n == 0:
-        return 1.0, 1.0
-    tail = float(scipy.stats.binom.cdf(min(b, c), n, 0.5))
-    p = min(1.0, 2 * tail)
-    point = float(scipy.stats.binom.pmf(min(b, c), n, 0.5))
-    return p, 1.0 if b == c else min(1.0, 2 * tail - point)
+def mcnemar(b: int, c: int) -> float:
+    """Exact two-sided p of b against c discordant pairs; 1 where there are none."""
+    return float(scipy.stats.binomtest(b, b + c).pvalue) if b + c else 1.0
 
 
 def sign_flip(differences: np.ndarray, seed: int = 0) -> float:
@@ -129,7 +124,7 @@ def compare(a: Path, b: Path) -> Comparison:
         difference=mean,
         low=low,
         high=high,
-        p=mcnemar(len(worse), len(better))[0] if single else sign_flip(differences),
+        p=mcnemar(len(worse), len(better)) if single else sign_flip(differences),
         test="McNemar, exact" if single else "sign flips",
         detectable=detectable_difference(differences),
         better=better,
@@ -175,7 +170,7 @@ def table(comparisons: list[Comparison]) -> str:
     heads = f"{'B − A':<26}{'p':>10}{'Holm p':>10}{'could see':>11}{'flips':>9}{'strict':>8}{'lenient':>9}"
     lines = [f"{'benchmark':<14}{'n':>6}{'A':>8}{'B':>8}  {heads}"]
     for c, adjusted in zip(comparisons, holm([c.p for c in comparisons]), strict=True):
-        interval = f"{c.difference:+.1%} [{c.low:+.1%}, {c.high:+.1%}]"
+        interval = in_percent(c.difference, c.low, c.high, "+")
         lines.append(
             f"{c.benchmark:<14}{c.questions:>6}{c.a:>8.1%}{c.b:>8.1%}  {interval:<26}{c.p:>10.2g}{adjusted:>10.2g}"
             f"{f'{c.detectable:.1%}' if c.detectable else '-':>11}{f'+{len(c.better)} −{len(c.worse)}':>9}"

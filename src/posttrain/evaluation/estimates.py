@@ -11,7 +11,6 @@ import scipy.stats
 
 from posttrain.grading.grader import Verdict
 
-Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 BOOTSTRAP_ROUNDS = 10_000
 PERCENTILES = (10, 50, 90, 99)
 BIN_PERCENTILES = (0, 20, 40, 60, 80, 100)
@@ -25,11 +24,13 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
         raise ValueError(f"{successes} successes of {n}: expected 0 ≤ successes ≤ n")
     if n == 0:
         return 0.0, 1.0
-    share = successes / n
-    centre = share + Z95**2 / (2 * n)
-    half = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-    low, high = (centre - half) / (1 + Z95**2 / n), (centre + half) / (1 + Z95**2 / n)
-    return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
+    interval = scipy.stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def in_percent(value: float, low: float, high: float, sign: str = "") -> str:
+    """An estimate with its interval for a person, `82.0% [76.1%, 86.7%]`; `sign="+"` shows a difference's sign."""
+    return f"{value:{sign}.1%} [{low:{sign}.1%}, {high:{sign}.1%}]"
 
 
 def clustered_interval(correct: Sequence[Sequence[int]]) -> tuple[float, float, float]:

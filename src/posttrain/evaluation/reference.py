@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from posttrain.errors import PosttrainError
-from posttrain.evaluation.estimates import wilson_interval
+from posttrain.evaluation.estimates import in_percent, wilson_interval
 
 REFERENCES = Path(__file__).with_name("references.yaml")
 NAMES_IN_PAPERS = {"question_only": "no template"}
@@ -42,9 +42,10 @@ def verdict(metrics: dict[str, Any], row: dict[str, Any]) -> tuple[bool, str]:
     published, ours, n = row["value"] / 100, metrics["accuracy"], metrics["questions"]
     low, high = wilson_interval(round(published * n), n)
     within = low <= ours["value"] <= high
+    reached = in_percent(ours["value"], ours["low"], ours["high"])
     said = (
-        f"{row['model']} on {row['benchmark']}, {row['setting']}: {ours['value']:.1%} [{ours['low']:.1%}, "
-        f"{ours['high']:.1%}], published {published:.1%} ({row['source']}), accepted {low:.1%} to {high:.1%}: "
+        f"{row['model']} on {row['benchmark']}, {row['setting']}: {reached}, published "
+        f"{published:.1%} ({row['source']}), accepted {low:.1%} to {high:.1%}: "
     )
     if within:
         return True, said + "within"

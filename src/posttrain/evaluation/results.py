@@ -7,6 +7,7 @@ from typing import Any
 
 from posttrain import atomic
 from posttrain.errors import PosttrainError
+from posttrain.evaluation.estimates import in_percent
 from posttrain.evaluation.scoring import compute_metrics, macro_mean
 from posttrain.generation.sample import Sample
 
@@ -131,4 +132,4 @@ def _table_line(metrics: dict[str, Any]) -> str:
 
 
 def _interval(estimate: dict[str, Any]) -> str:
-    return f"{estimate['value']:.1%} [{estimate['low']:.1%}, {estimate['high']:.1%}]"
+    return in_percent(estimate["value"], estimate["low"], estimate["high"])

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from posttrain.evaluation.estimates import (
-    Z95,
     bootstrap_interval,
     clustered_interval,
     count_verdicts,
@@ -28,6 +27,8 @@ from posttrain.grading.grader import Verdict
 
 Samples = Sequence[dict[str, Any]]
 SHORTEST_BUDGET = 512  # tokens; the budgets double from here
+
+Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
 def compute_metrics(samples: Samples) -> dict[str, Any]:

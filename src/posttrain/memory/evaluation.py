@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from posttrain.data.encode import IGNORED, encode_rows
-from posttrain.evaluation.estimates import wilson_interval
+from posttrain.evaluation.estimates import in_percent, wilson_interval
 from posttrain.memory.bank.questions import OPTION, Fact, Question, option_object
 from posttrain.memory.data import counterfactual, edited_row
 from posttrain.memory.inference import Reader
@@ -206,7 +206,7 @@ def table(summaries: dict[str, dict[str, Any]]) -> str:
     """One line a bank: the three accuracies, chance, and the hit rate of each layer."""
 
     def percent(found: dict[str, Any] | None) -> str:
-        return "–" if found is None else f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"
+        return "–" if found is None else in_percent(found["value"], found["low"], found["high"])
 
     lines = [f"{'bank':<10} {'n':>6}  {'starts with':<22} {'letter':<22} {'likelihood':<22} {'chance':<7} hit rate"]
     for name, found in summaries.items():

@@ -17,7 +17,7 @@ from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
 from posttrain.methods import sft
 from posttrain.methods.sft import RecipeTrainer, Rows
-from posttrain.models import attention, loading, trainable
+from posttrain.models import loading, packed_attention, trainable
 from posttrain.recipe.options import DistillOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
 from posttrain.training.base_trainer import WholeRun
@@ -154,9 +154,9 @@ def build_offline(
     trainable.widen(tokenizer, student)
     trainable.freeze(student, chosen, recipe.path)
     trainable.check_context(student, arguments.max_length, recipe.path)
-    attention.check_supported(student, hardware.path or recipe.path)
+    packed_attention.check_supported(student, hardware.path or recipe.path)
     if arguments.packing:
-        attention.prove_packing(student, hardware.path or recipe.path, arguments.device)
+        packed_attention.prove_packing(student, hardware.path or recipe.path, arguments.device)
     teacher = load_teacher(options, model_config, hardware, student, tokenizer)
     trainable.check_context(teacher, arguments.max_length, options.teacher_model_name_or_path)
     if options.append_eos:
@@ -193,7 +193,7 @@ def build_on_policy(
     student = trainable.load_model(model_config, chosen, hardware, arguments.seed, options.random_init)
     trainable.widen(tokenizer, student)
     trainable.freeze(student, chosen, recipe.path)
-    attention.check_supported(student, hardware.path or recipe.path)
+    packed_attention.check_supported(student, hardware.path or recipe.path)
     teacher = load_teacher(options, model_config, hardware, student, tokenizer)
     if vocabulary_size(teacher) > vocabulary_size(student):
         teacher.resize_token_embeddings(vocabulary_size(student))

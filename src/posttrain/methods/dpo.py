@@ -9,7 +9,7 @@ from trl import DPOConfig, DPOTrainer, ModelConfig
 
 from posttrain.hardware import Hardware
 from posttrain.methods.pairs import Pairs
-from posttrain.models import attention, loading, trainable
+from posttrain.models import loading, packed_attention, trainable
 from posttrain.recipe.options import PairOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
 from posttrain.training.base_trainer import WholeRun
@@ -44,7 +44,7 @@ def build_trainer(
     trainable.widen(tokenizer, model)
     trainable.freeze(model, chosen, recipe.path)
     trainable.check_context(model, arguments.max_length, recipe.path)
-    attention.check_supported(model, hardware.path or recipe.path)
+    packed_attention.check_supported(model, hardware.path or recipe.path)
     loading.set_generation_end(model, tokenizer)
     peft_config = trainable.adapter_config(model_config, chosen)
     reference = None

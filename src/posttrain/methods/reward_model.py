@@ -19,7 +19,7 @@ from posttrain.data.encode import Encoding, encode_each, load_tokenizer
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
 from posttrain.methods.pairs import Pairs
-from posttrain.models import attention, trainable
+from posttrain.models import packed_attention, trainable
 from posttrain.models.loading import read_config
 from posttrain.models.rope import check_live, override
 from posttrain.recipe.options import RewardOptions, StrategyOptions
@@ -55,7 +55,7 @@ class PairwiseTrainer(WholeRun, RewardTrainer):
 
 def load_model(model: ModelConfig, chosen: StrategyOptions, hardware: Hardware, seed: int) -> PreTrainedModel:
     """The recipe's weights with one output in place of the vocabulary, drawn by `seed` where the file has none."""
-    attention.register()
+    packed_attention.register()
     name, revision = str(model.model_name_or_path), model.model_revision
     config = read_config(name, revision, num_labels=1)
     override(config, chosen.rope_theta, chosen.max_position_embeddings, name)
@@ -90,7 +90,7 @@ def build_trainer(
     trainable.widen(tokenizer, model)
     trainable.freeze(model, chosen, recipe.path)
     trainable.check_context(model, arguments.max_length, recipe.path)
-    attention.check_supported(model, hardware.path or recipe.path)
+    packed_attention.check_supported(model, hardware.path or recipe.path)
     output_dir = Path(arguments.output_dir)
     prepare_trackers(arguments.report_to, output_dir)
     whole = pairs.whole()
@@ -115,7 +115,7 @@ class RewardModel:
         record = lineage.read_lineage(name)
         if read_config(name).num_labels != 1 or not record:
             raise PosttrainError(f"{name}: not a reward model of this project; expected final/ of src/reward_model.py")
-        attention.register()
+        packed_attention.register()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         self.model = model.to(device).eval()

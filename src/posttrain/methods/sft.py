@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from posttrain.data.benchmarks import Benchmark
-from posttrain.data.encode import IGNORED, Encoding, load_split, pack
+from posttrain.data.encode import IGNORED, Encoding, load_split
 from posttrain.data.manifest import split_path
+from posttrain.data.packing import pack
 from posttrain.data.rows import by_content, read_parquet
 from posttrain.hardware import Hardware
-from posttrain.models import attention, loading, trainable
+from posttrain.models import loading, packed_attention, trainable
 from posttrain.recipe.options import SftOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
 from posttrain.training.base_trainer import WholeRun
@@ -133,9 +134,9 @@ def build_trainer(
     trainable.widen(tokenizer, model)
     trainable.freeze(model, chosen, recipe.path)
     trainable.check_context(model, arguments.max_length, recipe.path)
-    attention.check_supported(model, hardware.path or recipe.path)
+    packed_attention.check_supported(model, hardware.path or recipe.path)
     if arguments.packing:
-        attention.prove_packing(model, hardware.path or recipe.path, arguments.device)
+        packed_attention.prove_packing(model, hardware.path or recipe.path, arguments.device)
     if options.append_eos:
         loading.set_generation_end(model, tokenizer)
     output_dir = Path(arguments.output_dir)

@@ -22,7 +22,7 @@ from posttrain.data.manifest import split_path
 from posttrain.data.rows import by_content, read_parquet
 from posttrain.hardware import Hardware
 from posttrain.methods.sft import Rows
-from posttrain.models import attention, trainable
+from posttrain.models import packed_attention, trainable
 from posttrain.models.loading import read_config
 from posttrain.models.rope import check_live, override
 from posttrain.recipe.options import StrategyOptions, ValueOptions
@@ -163,7 +163,7 @@ def _labelled(row: dict[str, Any], one: Any) -> dict[str, list[int]]:
 
 def load_model(model: ModelConfig, chosen: StrategyOptions, hardware: Hardware, seed: int) -> PreTrainedModel:
     """The recipe's weights with one output per token, drawn by `seed`, in place of the vocabulary; no dropout."""
-    attention.register()
+    packed_attention.register()
     set_seed(seed)
     name, revision = model.model_name_or_path, model.model_revision
     config = read_config(str(name), revision, num_labels=1)
@@ -197,7 +197,7 @@ def build_trainer(
     trainable.widen(tokenizer, model)
     trainable.freeze(model, chosen, recipe.path)
     trainable.check_context(model, options.max_length, recipe.path)
-    attention.check_supported(model, hardware.path or recipe.path)
+    packed_attention.check_supported(model, hardware.path or recipe.path)
     output_dir = Path(arguments.output_dir)
     prepare_trackers(arguments.report_to, output_dir)
     trainer = ValueTrainer(

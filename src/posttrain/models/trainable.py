@@ -13,7 +13,7 @@ from posttrain import lineage
 from posttrain.data.encode import load_tokenizer as load_tokenizer  # light scripts take it from there
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
-from posttrain.models import attention
+from posttrain.models import packed_attention
 from posttrain.models.loading import read_config
 from posttrain.models.rope import check_live, override, rope_of
 from posttrain.recipe.options import StrategyOptions
@@ -27,7 +27,7 @@ def load_model(
     float32 is the default of TRL's ModelConfig and ours: bf16 autocast over it keeps master weights, while pure bf16
     weights lose most updates of a small learning rate to rounding.
     """
-    attention.register()
+    packed_attention.register()
     dtype = "auto" if model.dtype == "auto" else getattr(torch, model.dtype or "float32")
     options = {"dtype": dtype, "attn_implementation": hardware.attn_implementation}
     name, revision = model.model_name_or_path, model.model_revision

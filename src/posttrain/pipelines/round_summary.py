@@ -1,49 +1,18 @@
-"""What a round of expert iteration came to: in `rounds.json`, as a curve, and as a table."""
+"""What a round of expert iteration came to: in `rounds.json`, and as a table."""
 
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
 from posttrain import atomic, lineage
 from posttrain.data.benchmarks import benchmark_names
 from posttrain.data.rows import read_parquet
-from posttrain.evaluation.estimates import wilson_interval
+from posttrain.evaluation.estimates import in_percent, wilson_interval
 from posttrain.evaluation.results import METRICS_FILE
 from posttrain.grading.grader import Verdict
 from posttrain.pipelines.candidates import Rule, accepted, why_nothing
 from posttrain.pipelines.rollouts import read_rollouts
-
-matplotlib.use("Agg")  # files only, no display
-
-
-def draw_rounds(records: list[dict[str, Any]], out: Path) -> list[Path]:
-    """Accuracy with its 95 % interval on the left, what sampling found on the right; rounds.svg and rounds.png."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    numbers = [record["round"] for record in records]
-    benchmarks = [name for name in records[0]["evaluation"] if name != "all"]
-    for name in benchmarks if len(benchmarks) > 1 else []:
-        left.plot(numbers, [100 * r["evaluation"][name]["value"] for r in records], "-", alpha=0.4, label=name)
-    every = [record["evaluation"]["all"] for record in records]
-    errors = [[100 * max(0.0, a["value"] - a["low"]) for a in every], [100 * (a["high"] - a["value"]) for a in every]]
-    left.errorbar(numbers, [100 * a["value"] for a in every], errors, marker="o", capsize=3, color="black", label="all")
-    left.set(xlabel="round", ylabel="accuracy in %, 95 % interval", xticks=numbers, ylim=(0, 105))
-    left.legend(frameon=False)
-    sampled = [record for record in records if record["round"]]
-    for key, label in (("accept_rate", "candidates accepted"), ("solved_rate", "questions with an accepted one")):
-        values = [r[key] if key in r else r["questions_accepted"] / r["questions"] for r in sampled]
-        right.plot([r["round"] for r in sampled], [100 * value for value in values], "o-", label=label)
-    right.set(xlabel="round", ylabel="share in %", xticks=numbers[1:], ylim=(0, 105))
-    if sampled:
-        right.legend(frameon=False)
-    files = [out / "rounds.svg", out / "rounds.png"]
-    for file in files:
-        figure.savefig(file, dpi=120)
-    return files
-
+from posttrain.report.round_figure import draw_rounds
 
 ROUNDS_FILE = "rounds.json"
 
@@ -111,7 +80,7 @@ def table(records: list[dict[str, Any]]) -> str:
     lines = ["{:>5}  {:<24}{:>14}{:>13}{:>7}{:>8}{:>9}{:>7}{:>12}".format(*heads)]
     for r in records:
         a = r["evaluation"]["all"]
-        interval = f"{a['value']:.1%} [{a['low']:.1%}, {a['high']:.1%}]"
+        interval = in_percent(a["value"], a["low"], a["high"])
         line = f"{r['round']:>5}  {interval:<24}"
         if r["round"]:
             accepted_share = f"{r['accepted']} ({r['accept_rate']:.0%})"

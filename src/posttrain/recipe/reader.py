@@ -19,7 +19,7 @@ import yaml
 
 from posttrain.errors import PosttrainError, yaml_fault
 from posttrain.recipe import rules
-from posttrain.recipe.methods import find_method, wrong_trainer
+from posttrain.recipe.methods import Method, find_method, wrong_trainer
 from posttrain.recipe.schema import Field, accepts
 from posttrain.secrets import masked, masked_file, masked_text
 
@@ -83,7 +83,7 @@ def read_recipe(argv: Sequence[str] | None, trainer: str) -> Recipe:
     method = find_method(trainer)
     fields = method.fields
     if not argv or {"-h", "--help"} & set(argv):
-        print(help_text(method.command("recipes/….yaml"), fields))
+        print(help_text(method))
         raise SystemExit(0 if argv else 2)
     path, overrides = Path(argv[0]), argv[1:]
     if argv[0].startswith("--"):
@@ -205,13 +205,13 @@ def entry_faults(entry: Entry, fields: dict[str, Field]) -> list[str]:
     return [start + reason] if (reason := rules.out_of_range(field, entry.value)) else []
 
 
-def help_text(command: str, fields: dict[str, Field]) -> str:
+def help_text(method: Method) -> str:
     """Usage and every field with its type, default and first sentence."""
-    lines = [f"usage: {command} [--field value …]", "", "Fields of a recipe:"]
-    for field in fields.values():
+    lines = [f"usage: {method.command('recipes/….yaml')} [--field value …]", "", "Fields of a recipe:"]
+    for field in method.fields.values():
         if rules.refusal(field.name, None):
             continue
-        default = f" = {field.default}" if field.default else " (required)"
+        default = " (required)" if field.name in method.required_keys else f" = {field.default}"
         lines.append(f"  {field.name}: {field.annotation}{default}")
         lines += textwrap.wrap(rules.purpose(field.help), 110, initial_indent="      ", subsequent_indent="      ")
         if field.choices:

@@ -12,6 +12,7 @@ import yaml
 
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.comparison import Comparison, ComparisonError, compare, holm
+from posttrain.evaluation.estimates import in_percent
 from posttrain.evaluation.reference import REFERENCES
 from posttrain.evaluation.results import METRICS_FILE
 from posttrain.lineage import METRICS_FILE as RUN_METRICS
@@ -134,7 +135,7 @@ def _cell(metrics: dict[str, Any] | None) -> str:
     if metrics is None:
         return "-"
     accuracy = metrics["accuracy"]
-    return f"{accuracy['value']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}]"
+    return in_percent(accuracy["value"], accuracy["low"], accuracy["high"])
 
 
 def references(evaluations: Sequence[Evaluation], runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -74,7 +74,7 @@ def answer_type(answer: str) -> str:
 
 def measure_packing(split: Split, budget: int) -> Packing:
     """Pack the rows that fit `budget` with TRL's own best-fit-decreasing, as training does."""
-    from posttrain.data.encode import pack
+    from posttrain.data.packing import pack
 
     fits = split.lengths <= budget
     chosen = split.ids.select(np.flatnonzero(fits)).with_format(None).select_columns(["input_ids"])

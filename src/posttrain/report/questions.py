@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from posttrain import atomic
-from posttrain.data.benchmarks import DECLARATIONS
+from posttrain.data.benchmarks import DECLARATIONS, declarations
 from posttrain.data.rows import read_parquet
 from posttrain.evaluation.results import SAMPLES_FILE
 from posttrain.grading.grader import Verdict
@@ -106,7 +104,7 @@ def question_texts(
 ) -> tuple[dict[str, str], str | None]:
     """Questions by id from the very file that was asked, or why they are not at hand."""
     benchmark = next(e.results[key]["benchmark"] for e in evaluations if key in e.results)
-    declared = yaml.safe_load(DECLARATIONS.read_text()).get(benchmark)
+    declared = declarations().get(benchmark)
     if declared is None:
         return {}, f"{benchmark} is not declared in {DECLARATIONS.name}"
     path = data_dir / declared["file"]

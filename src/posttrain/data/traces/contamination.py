@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from posttrain.data.benchmarks import DECLARATIONS, Benchmark, BenchmarkError, load_benchmarks
+from posttrain.data.benchmarks import Benchmark, BenchmarkError, declarations, load_benchmarks
 from posttrain.data.traces.filters import ngram_hashes
 
 NGRAM = 8
@@ -54,8 +53,7 @@ def question_hashes(text: str) -> np.ndarray:
 def build_index(names: str, data_dir: Path) -> Index:
     """The index of prepared benchmarks: `all` that are declared with a number of questions, `none`, or a list."""
     if names == "all":
-        declared = yaml.safe_load(DECLARATIONS.read_text())
-        names = ",".join(name for name, values in declared.items() if "n" in values)
+        names = ",".join(name for name, values in declarations().items() if "n" in values)
     if names == "none":
         return Index((), {}, np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
     try:

@@ -26,7 +26,7 @@ from posttrain.methods.grpo.custom_rewards import load_rewards
 from posttrain.methods.grpo.guard import GUARD_FILE, Guard, best_line, read_guard
 from posttrain.methods.grpo.probe import SignalProbe
 from posttrain.methods.grpo.trainer import GrpoTrainer
-from posttrain.models import attention, loading, trainable
+from posttrain.models import loading, packed_attention, trainable
 from posttrain.recipe.options import GrpoOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
 from posttrain.training.callbacks import MetricsFile, prepare_trackers
@@ -87,7 +87,7 @@ def build_trainer(
     trainable.widen(tokenizer, model)
     trainable.freeze(model, chosen, recipe.path)
     check_budget(model, prompts.longest, arguments.max_completion_length, recipe.path)
-    attention.check_supported(model, hardware.path or recipe.path)
+    packed_attention.check_supported(model, hardware.path or recipe.path)
     if not arguments.use_vllm:
         SlotEngine(model, tokenizer.pad_token_id, arguments.per_device_eval_batch_size)  # refuses what it cannot do
     loading.set_generation_end(model, tokenizer)

@@ -84,7 +84,7 @@ def fall(start: dict[str, Any], now: dict[str, Any]) -> str | None:
     """What to say where accuracy lies significantly below its start, else None."""
     pairs = [p for p in zip(start["correct"], now["correct"], strict=True) if None not in p]  # None is undecided
     lost, gained = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
-    p, _ = mcnemar(lost, gained)
+    p = mcnemar(lost, gained)
     if lost <= gained or p >= SIGNIFICANT:
         return None
     return f"accuracy fell from {start['accuracy']:.1%} to {now['accuracy']:.1%} (McNemar p = {p:.2g})"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from posttrain import atomic, lineage
 from posttrain.evaluation.comparison import compare, holm, mcnemar
-from posttrain.evaluation.estimates import wilson_interval
+from posttrain.evaluation.estimates import in_percent, wilson_interval
 from posttrain.evaluation.results import METRICS_FILE
 from posttrain.pipelines.study.study import BASE, Study, evaluation_directory, points
 
@@ -86,7 +86,7 @@ def compare_cells(study: Study) -> list[dict[str, Any]]:
         better, worse = sum(len(c.better) for c in compared), sum(len(c.worse) for c in compared)
         n = sum(c.questions for c in compared)
         entry = {"a": a, "b": b, "n": n, "difference": (better - worse) / n, "better": better, "worse": worse}
-        found.append({**entry, "p": mcnemar(worse, better)[0]})
+        found.append({**entry, "p": mcnemar(worse, better)})
     for entry, adjusted in zip(found, holm([entry["p"] for entry in found]), strict=True):
         entry["p_holm"], entry["real"] = adjusted, adjusted < SIGNIFICANT
     return found
@@ -117,7 +117,7 @@ def cell_table(cells: dict[str, Any], base: dict[str, Any]) -> str:
 
 
 def _cell_line(name: str, width: int, point: dict[str, Any], spent: dict[str, Any]) -> str:
-    interval = f"{point['accuracy']:.1%} [{point['low']:.1%}, {point['high']:.1%}]"
+    interval = in_percent(point["accuracy"], point["low"], point["high"])
     costs = [spent.get(key) for key in ("steps", "tokens_seen", "wall_seconds")]
     steps, tokens, seconds = ("-" if value is None else f"{value:.0f}" for value in costs)
     return (
@@ -131,7 +131,7 @@ def markdown_table(cells: dict[str, Any], base: dict[str, Any]) -> str:
     rows = ["| | accuracy | trained parameters | peak memory | training |", "|---|---|---|---|---|"]
     for name, cell in {BASE: {"points": {0: base}, "cost": {}}, **cells}.items():
         point, spent = cell["points"][max(cell["points"])], cell["cost"]
-        accuracy = f"{point['accuracy']:.1%} [{point['low']:.1%}, {point['high']:.1%}]"
+        accuracy = in_percent(point["accuracy"], point["low"], point["high"])
         trained, memory, seconds = (
             spent.get(key) for key in ("trainable_parameters", "peak_memory_bytes", "wall_seconds")
         )

@@ -12,7 +12,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from posttrain.models.attention import (
+from posttrain.models.packed_attention import (
     PROBE_LENGTHS,
     PackingError,
     check_supported,
