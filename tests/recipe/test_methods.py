@@ -1,5 +1,8 @@
 """One row a trainer: what is derived from it, and that nothing is left out."""
 
+import io
+from contextlib import redirect_stdout
+
 import pytest
 from conftest import REPOSITORY
 
@@ -109,6 +112,15 @@ def test_help_ends_its_sentences(name):
         f"  {key}: {METHODS[name].fields[key].annotation} (required)" in text for key in METHODS[name].required_keys
     )
     assert not [field.name for field in METHODS[name].fields.values() if rules.purpose(field.help or ".")[-1] in ";,"]
+
+
+def test_another_script_that_takes_the_recipes_is_named_in_its_help():
+    with pytest.raises(SystemExit), redirect_stdout(io.StringIO()) as shown:
+        read_recipe(["--help"], "expert_iteration", "rejection_sft")
+    assert (
+        shown.getvalue().startswith("usage: POSTTRAIN_ACCELERATE_CONFIG=")
+        and "src/rejection_sft.py" in shown.getvalue()
+    )
 
 
 def test_our_own_help_is_sentences():

@@ -6,11 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-
 from posttrain import atomic
 
 MARK = "complete.json"
+PREFIX = "checkpoint"  # transformers' PREFIX_CHECKPOINT_DIR
 logger = logging.getLogger(__name__)
 
 
@@ -38,8 +37,8 @@ def is_complete(checkpoint: Path) -> bool:
 def steps_of(output_dir: Path) -> dict[int, Path]:
     """Checkpoint directories by step, ascending."""
     found = {}
-    for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+    for path in output_dir.glob(f"{PREFIX}-*"):
+        step = path.name.removeprefix(f"{PREFIX}-")
         if step.isdecimal() and path.is_dir():
             found[int(step)] = path
     return dict(sorted(found.items()))
@@ -61,4 +60,6 @@ def remove_incomplete(output_dir: Path) -> None:
 
 def rotate(output_dir: Path, limit: int | None, best: str | None) -> None:
     """Keep the newest `limit` checkpoints and the best one. Call only after the newest is marked complete."""
+    from transformers.trainer_utils import rotate_checkpoints  # seconds, which who only looks at them does not spend
+
     rotate_checkpoints(str(output_dir), save_total_limit=limit, best_model_checkpoint=best)

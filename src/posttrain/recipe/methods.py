@@ -84,9 +84,9 @@ class Method:
             return None
         return self.library[bool(values.get(self.switch)) if self.switch else 0][-1]
 
-    def command(self, recipe: str) -> str:
-        """The command that runs a recipe."""
-        return f"{self.launcher} src/{self.name}.py {recipe}"
+    def command(self, recipe: str, script: str | None = None) -> str:
+        """The command that runs a recipe, with the trainer's own script or another that takes its recipes."""
+        return f"{self.launcher} src/{script or self.name}.py {recipe}"
 
 
 TRAINING = ("model_name_or_path", "output_dir", "seed", "learning_rate")

@@ -74,16 +74,17 @@ class Recipe:
             raise RecipeError([f"{self.path}: {' '.join(str(error).split())}"]) from error
 
 
-def read_recipe(argv: Sequence[str] | None, trainer: str) -> Recipe:
+def read_recipe(argv: Sequence[str] | None, trainer: str, script: str | None = None) -> Recipe:
     """The checked recipe that `argv` asks for, for the script of `trainer`; None is this program's own arguments.
 
-    Raises RecipeError with every fault, and SystemExit(0) after printing the help for `--help`.
+    `script` is named in the help where it is not the trainer's own. Raises RecipeError with every fault, and
+    SystemExit(0) after printing the help for `--help`.
     """
     argv = sys.argv[1:] if argv is None else argv
     method = find_method(trainer)
     fields = method.fields
     if not argv or {"-h", "--help"} & set(argv):
-        print(help_text(method))
+        print(help_text(method, script))
         raise SystemExit(0 if argv else 2)
     path, overrides = Path(argv[0]), argv[1:]
     if argv[0].startswith("--"):
@@ -205,9 +206,9 @@ def entry_faults(entry: Entry, fields: dict[str, Field]) -> list[str]:
     return [start + reason] if (reason := rules.out_of_range(field, entry.value)) else []
 
 
-def help_text(method: Method) -> str:
+def help_text(method: Method, script: str | None = None) -> str:
     """Usage and every field with its type, default and first sentence."""
-    lines = [f"usage: {method.command('recipes/….yaml')} [--field value …]", "", "Fields of a recipe:"]
+    lines = [f"usage: {method.command('recipes/….yaml', script)} [--field value …]", "", "Fields of a recipe:"]
     for field in method.fields.values():
         if rules.refusal(field.name, None):
             continue
