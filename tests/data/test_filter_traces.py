@@ -23,7 +23,9 @@ def write_lines(path: Path, rows: list) -> Path:
 
 
 def prepare(out: Path, *arguments: object, **options) -> dict:
-    done = run_script(SCRIPT, *arguments, "--out", out, **options)
+    """By one process where nothing else is said: others import all of it again."""
+    processes = () if {"--processes", "--tasks"} & set(arguments) else ("--processes", 1)
+    done = run_script(SCRIPT, *arguments, *processes, "--out", out, **options)
     assert done.returncode == 0, done.stderr
     return json.loads((out / "manifest.json").read_text())
 
@@ -124,6 +126,7 @@ def test_killed_at_random_moments_the_next_run_gives_the_same_bytes(mixed, refer
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("traces")  # the second tokenises nothing
 @pytest.mark.parametrize("budget", [2048, 4096])
 def test_real_traces_fit_the_budget_and_ten_lines_of_others_code_agree(shared_data, traces_work, budget):
     from transformers import AutoTokenizer

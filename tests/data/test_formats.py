@@ -20,7 +20,15 @@ def test_every_format_becomes_the_same_dataset(tmp_path):
     made = {}
     for suffix in ("jsonl", "json", "csv"):
         out = tmp_path / suffix
-        command = ["data_prep/filter_traces.py", tmp_path / f"rows.{suffix}", *CHAT, "--max-tokens", 512]
+        command = [
+            "data_prep/filter_traces.py",
+            tmp_path / f"rows.{suffix}",
+            *CHAT,
+            "--max-tokens",
+            512,
+            "--processes",
+            1,
+        ]
         done = run_script(*command, "--source", "s", "--validation", 5, "--out", out)
         assert done.returncode == 0, done.stderr
         made[suffix] = digests(out)

@@ -91,6 +91,7 @@ def test_trex_goes_through(shared_data, tmp_path):
     done = run_script(
         "data_prep/omcq.py", "--triples", shared_data / "trex/triples.jsonl",
         "--input", tmp_path / "questions.json", "--output", tmp_path / "out.jsonl",
+        fresh=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = read_json_lines(tmp_path / "out.jsonl")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import launch, run_script
+from conftest import launch, must, run_script
 
 from posttrain.data.benchmarks import load_benchmarks
 from posttrain.data.encode import Encoding, load_split
@@ -15,24 +15,24 @@ from posttrain.data.sources.gsm8k import to_rows
 GPU_RECIPE = "recipes/qwen_math_sft.yaml"
 
 
-@pytest.fixture(scope="module")
-def gsm8k(shared_data, tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("gsm8k")
-    done = run_script(
+@pytest.fixture(scope="session")
+def gsm8k(once, shared_data) -> Path:
+    command = [
         "data_prep/gsm8k.py", "--train", shared_data / "gsm8k/train.jsonl", "--test", shared_data / "gsm8k/test.jsonl",
-        "--style", "r1_zero", "--validation", 20, "--out", directory / "gsm8k",
-        "--tokenizer", shared_data / "tokenizers/qwen2.5",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return directory
+        "--style", "r1_zero", "--validation", 20, "--tokenizer", shared_data / "tokenizers/qwen2.5", "--out",
+    ]  # fmt: skip
+    return once("gsm8k", lambda out: must(run_script(*command, out / "gsm8k")))
 
 
-@pytest.fixture(scope="module")
-def small_qwen(shared_data, tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def small_qwen(once, shared_data) -> Path:
     """Random weights of Qwen2's architecture with the real vocabulary and the real tokenizer."""
+    return once("small_qwen", lambda out: write_small_qwen(out, shared_data))
+
+
+def write_small_qwen(directory: Path, shared_data: Path) -> None:
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
 
-    directory = tmp_path_factory.mktemp("model") / "small_qwen"
     tokenizer = AutoTokenizer.from_pretrained(shared_data / "tokenizers/qwen2.5")
     tokenizer.save_pretrained(directory)
     set_seed(0)
@@ -42,7 +42,6 @@ def small_qwen(shared_data, tmp_path_factory) -> Path:
         eos_token_id=151643,
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(directory)
-    return directory
 
 
 def test_gsm8k_rows(shared_data):
@@ -163,11 +162,12 @@ def test_grpo_on_real_questions(gsm8k, small_qwen, tmp_path):
 
 @pytest.mark.slow
 def test_each_benchmark_can_be_asked_as_is_usual_for_it(gsm8k, shared_data, small_qwen, tmp_path):
-    file = shared_data / "math/math500.jsonl"
-    assert run_script("data_prep/benchmarks.py", "math500", "--file", file, "--out", gsm8k).returncode == 0
+    data, file = tmp_path / "data", shared_data / "math/math500.jsonl"
+    must(run_script("data_prep/benchmarks.py", "math500", "--file", file, "--out", data))
+    (data / "gsm8k").symlink_to(gsm8k / "gsm8k")
     done = run_script(
         "src/eval.py", "recipes/eval_greedy.yaml", "--model", small_qwen, "--benchmarks", "gsm8k,math500", "--data_dir",
-        gsm8k, "--max_new_tokens", 2, "--limit", 3, "--prompt", "benchmark", "--output_dir", tmp_path,
+        data, "--max_new_tokens", 2, "--limit", 3, "--prompt", "benchmark", "--output_dir", tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "prompt gsm8k_fewshot, qwen_math_cot" in done.stdout

@@ -86,7 +86,7 @@ def test_a_comparison_names_what_changed(tmp_path):
     assert result.p == pytest.approx(mcnemar(1, 6))
     assert (result.strict, result.lenient) == (0.625, 0.0)
     assert [bin_["a"]["n"] for bin_ in result.lengths] == [bin_["b"]["n"] for bin_ in result.lengths] == [2, 1, 2, 1, 2]
-    done = run_script("src/compare.py", tmp_path / "a", tmp_path / "b", "--flips", 1, "--lengths")
+    done = run_script("src/compare.py", tmp_path / "a", tmp_path / "b", "--flips", 1, "--lengths", fresh=True)
     assert "50.0% of 2" in done.stdout
     assert done.returncode == 0, done.stderr
     assert "+62.5%" in done.stdout

@@ -49,7 +49,7 @@ def test_an_evaluation_unlike_any_published_one_is_refused(change, expected):
 
 def test_the_script_exits_by_the_verdict(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps(METRICS))
-    assert run_script("src/eval_check.py", tmp_path).returncode == 0
+    assert run_script("src/eval_check.py", tmp_path, fresh=True).returncode == 0
     worse = METRICS | {"accuracy": {"value": 0.33, "low": 0.3, "high": 0.4}}
     (tmp_path / "metrics.json").write_text(json.dumps(worse))
     done = run_script("src/eval_check.py", tmp_path)

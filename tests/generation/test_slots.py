@@ -87,7 +87,7 @@ def test_sampled_tokens_have_the_models_probabilities():
         rows = [Row(0, [1], uniforms(3, i, 1)) for i in range(n)]
         drawn = torch.tensor(choose(logits.expand(n, -1), rows, temperature, top_p))
         shares = torch.bincount(drawn, minlength=4) / n
-        assert (shares - expected).abs().max() < 0.03
+        assert (shares - expected).abs().max() < 0.04  # 5 standard deviations of a share of 4000
         assert shares[expected == 0].sum() == 0
 
 

@@ -85,6 +85,7 @@ def test_the_result_names_its_grader(tiny_data, tmp_path):
     done = run_script(
         "src/eval.py", "recipes/tiny_eval.yaml", "--model", "assets/tiny_base", "--data_dir", tiny_data,
         "--benchmarks", "tiny_1step", "--output_dir", tmp_path, "--limit", 4, "--grader", "mathverify",
+        fresh=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "tiny_1step/metrics.json").read_text())

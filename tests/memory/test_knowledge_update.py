@@ -125,7 +125,7 @@ def test_the_scripts_change_a_bank_and_show_a_batch(tmp_path):
     bank = torch.load(world / "bank.pt", weights_only=True)
     (tmp_path / "c.jsonl").write_text(json.dumps({"op": "remove", "database_index": 3}))
     arguments = ["--cache", world / "bank.pt", "--tokenizer", world / "base", "--changes", tmp_path / "c.jsonl"]
-    done = run_script("data_prep/knowledge_update.py", *arguments, "--out", tmp_path / "new.pt")
+    done = run_script("data_prep/knowledge_update.py", *arguments, "--out", tmp_path / "new.pt", fresh=True)
     assert done.returncode == 0, done.stderr
     assert "1 changes, 1 rows differ, 15 facts" in done.stdout
     assert not torch.equal(torch.load(tmp_path / "new.pt", weights_only=True), bank)
@@ -133,7 +133,7 @@ def test_the_scripts_change_a_bank_and_show_a_batch(tmp_path):
     refused = run_script("data_prep/knowledge_update.py", *arguments, "--out", world / "bank.pt")
     assert refused.returncode == 2
     check = ["--qwen3-model-path", world / "base", "--prompt", "question_only", "--data-path"]
-    shown = run_script("data_prep/check_sft.py", *check, world / "train.json")
+    shown = run_script("data_prep/check_sft.py", *check, world / "train.json", fresh=True)
     assert shown.returncode == 0, shown.stderr
     assert "input_ids: shape [2, 7]" in shown.stdout
     assert run_script("data_prep/check_sft.py", *check, tmp_path / "none.json").returncode == 2

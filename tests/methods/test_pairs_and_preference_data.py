@@ -137,7 +137,7 @@ def test_nothing_to_write_says_why(samples, tmp_path):
 
 def test_the_script_writes_both_kinds(samples, tmp_path):
     done = run_script(
-        "data_prep/preference_pairs.py", samples, "--out", tmp_path / "o", "--outcomes", "--validation", 2
+        "data_prep/preference_pairs.py", samples, "--out", tmp_path / "o", "--outcomes", "--validation", 2, fresh=True
     )
     assert done.returncode == 0, done.stderr
     again = write_outcomes([samples], tmp_path / "again", 2)

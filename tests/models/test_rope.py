@@ -202,7 +202,9 @@ def test_the_script_extends_shows_and_refuses(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "rope_theta 160000.0, rope_type default, max_position_embeddings 2048, source both" in done.stdout
     assert live_theta(AutoModelForCausalLM.from_pretrained(tmp_path / "long")) == pytest.approx(160000, rel=1e-4)
-    again = run_script("src/rope.py", "extend", tmp_path / "long", tmp_path / "long", "--theta", 1, "--positions", 2)
+    again = run_script(
+        "src/rope.py", "extend", tmp_path / "long", tmp_path / "long", "--theta", 1, "--positions", 2, fresh=True
+    )
     assert again.returncode == 2 and "is there already" in again.stderr
     never = run_script("src/rope.py", "restore", REPOSITORY / "assets/tiny_base", tmp_path / "back")
     assert never.returncode == 2 and "rope_lock.json: missing" in never.stderr

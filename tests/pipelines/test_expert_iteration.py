@@ -188,5 +188,5 @@ def test_a_selection_says_where_its_rows_come_from_and_an_audit_finds_what_is_wr
     assert audit_dataset(tmp_path / "data") == 1
     wrong = chat_row("What is 1+1?", "\\boxed{3}", "2", "test")
     write_dataset(tmp_path / "bad", {"train": [wrong]}, Source("test", "none"), None, {}, None)
-    done = run_script("data_prep/rejection.py", "--audit", tmp_path / "bad")
+    done = run_script("data_prep/rejection.py", "--audit", tmp_path / "bad", fresh=True)
     assert done.returncode == 2 and "1 of 1 rows are not correct" in done.stderr and wrong.id in done.stderr

@@ -100,7 +100,7 @@ def test_an_end_token_that_was_not_sampled_is_not_measured():
 def test_real_questions_that_nobody_solves_are_counted_right(tmp_path, shared_data, early_sft):
     """The tiny model on GSM8K: every answer is wrong, so nothing is trained on, and the command says so."""
     local = [part for name in ("train", "test") for part in (f"--{name}", shared_data / f"gsm8k/{name}.jsonl")]
-    assert run_script("data_prep/gsm8k.py", *local, "--out", tmp_path / "gsm8k").returncode == 0
+    assert run_script("data_prep/gsm8k.py", *local, "--out", tmp_path / "gsm8k", fresh=True).returncode == 0
     command = [
         "src/rejection_sft.py", "recipes/qwen2_0.5b_gsm8k_rejection_lora.yaml", "--max-samples", 5,
         "--num-candidates", 2, "--epochs", 1, "--eval-size", 5, "--output-dir", tmp_path / "out",

@@ -150,7 +150,9 @@ def test_a_faulty_study_is_refused_before_a_cell_runs(tmp_path, changes, said):
 def test_a_dirty_share_changes_answers_and_nothing_else(tmp_path):
     rows = [chat_row(f"What is {i}?", f"It is \\boxed{{{i}}}.", str(i), "test") for i in range(20)]
     write_dataset(tmp_path / "clean", {"train": rows, "test": rows[:3]}, Source("test", "none"), None, {}, None)
-    done = run_script("data_prep/dirty.py", tmp_path / "clean", "--share", 0.25, "--out", tmp_path / "dirty")
+    done = run_script(
+        "data_prep/dirty.py", tmp_path / "clean", "--share", 0.25, "--out", tmp_path / "dirty", fresh=True
+    )
     assert done.returncode == 0, done.stderr
     clean, dirty = (read_parquet(tmp_path / name / "train.parquet") for name in ("clean", "dirty"))
     texts = [(a["completion"][0]["content"], b["completion"][0]["content"]) for a, b in zip(clean, dirty, strict=True)]
@@ -198,7 +200,7 @@ def test_a_study_ends_in_one_report_and_goes_on_where_it_stopped(tiny_data, tmp_
         eval_override={"data_dir": str(tiny_data), "benchmarks": "tiny_1step,tiny_2step"},
         output_dir=str(tmp_path / "out"),
     )  # fmt: skip
-    done = run_script("src/study.py", study)
+    done = run_script("src/study.py", study, fresh=True)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads((tmp_path / "out/report/study.json").read_text())
     first, second = report["cells"].values()

@@ -102,7 +102,7 @@ def filtered(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_page_shows_drops_contamination_and_rows_safely(filtered, tmp_path):
-    done = run_script("src/data_report.py", filtered, "--out", tmp_path / "page")
+    done = run_script("src/data_report.py", filtered, "--out", tmp_path / "page", fresh=True)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "page/index.html").read_text()
     page = parse(text)

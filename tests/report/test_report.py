@@ -265,7 +265,9 @@ def page(tmp_path_factory) -> Path:
     evaluate(root / "evals/tuned/several", [sample(i // 4, "correct" if i % 3 else "wrong") for i in range(40)])
     run = train(root / "outputs/tuned", "run-1", 10, 100)
     evals = [root / "evals/base", root / "evals/tuned"]
-    done = run_script("src/report.py", *evals, "--runs", run, "--out", root / "page", "--title", "<i>A & B</i>")
+    done = run_script(
+        "src/report.py", *evals, "--runs", run, "--out", root / "page", "--title", "<i>A & B</i>", fresh=True
+    )
     assert done.returncode == 0, done.stderr
     return root / "page"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LAUNCHER, REPOSITORY, kill_when, launch, record, run_script
+from conftest import LAUNCHER, REPOSITORY, kill_when, launch, must, record, run_script
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -37,12 +37,12 @@ def assert_identical(whole: Path, resumed: Path) -> None:
     assert untimed(whole) == untimed(resumed)
 
 
-@pytest.fixture(scope="module")
-def small_run(whole_tiny_data, early_sft, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("grpo") / "run"
-    done = launch("accelerate_configs/cpu.yaml", *arguments(whole_tiny_data, early_sft, out, **SMALL))
-    assert done.returncode == 0, done.stderr
-    return out
+@pytest.fixture(scope="session")
+def small_run(once, whole_tiny_data, early_sft) -> Path:
+    def make(out: Path) -> None:
+        must(launch("accelerate_configs/cpu.yaml", *arguments(whole_tiny_data, early_sft, out / "run", **SMALL)))
+
+    return once("grpo", make) / "run"
 
 
 def test_the_record_says_what_the_run_was(small_run, early_sft):

@@ -5,18 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import config_copy, kill_when, launch, record, run_script
+from chance import is_guessing
+from conftest import config_copy, kill_when, launch, must, record, run_script
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("memory")]  # most wait for one run
+# Of 64 questions. Every run tried answers all, with four seeds and in four numeric environments. Who has half of them
+# right, as a process with another's rows has, reaches it once in 4 million runs (52 or more of 64 at 1/2: 2e-7).
+READS = 0.8
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("facts")
-    done = run_script("data_prep/tiny_facts.py", "--names", 4, "--out", directory)
-    assert done.returncode == 0, done.stderr
-    return directory
+@pytest.fixture(scope="session")
+def world(once) -> Path:
+    return once(
+        "facts", lambda out: must(run_script("data_prep/tiny_facts.py", "--names", 4, "--out", out, fresh=True))
+    )
 
 
 def arguments(world: Path, out: Path, **changes: Any) -> list[str]:
@@ -31,30 +34,38 @@ def arguments(world: Path, out: Path, **changes: Any) -> list[str]:
 
 def evaluate(memory: Path, world: Path, out: Path) -> dict[str, Any]:
     done = run_script(
-        "src/memory_eval.py", memory, "--questions", world / "validation.json", "--out", out, "--max-new-tokens", 3
+        "src/memory_eval.py",
+        memory,
+        "--questions",
+        world / "validation.json",
+        "--out",
+        out,
+        "--max-new-tokens",
+        3,
+        fresh=True,
     )
     assert done.returncode == 0, done.stderr
     return json.loads((out / "banks.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def trained(world, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("memory") / "run"
-    done = run_script(*arguments(world, out, save_pth="true"))
-    assert done.returncode == 0, done.stderr
-    assert "可训练参数" in done.stdout
-    return out
+@pytest.fixture(scope="session")
+def trained(once, world) -> Path:
+    def make(out: Path) -> None:
+        done = must(run_script(*arguments(world, out / "run", save_pth="true")))
+        assert "可训练参数" in done.stdout
+
+    return once("memory", make) / "run"
 
 
 def test_it_answers_from_rows_it_never_saw_and_falls_to_chance_without_them(trained, world, tmp_path):
     banks = evaluate(trained / "final", world, tmp_path)["banks"]
     for name in ("true", "edited"):
-        assert banks[name]["startswith"]["value"] >= 0.95, name
-        assert banks[name]["likelihood"]["value"] >= 0.95, name
-        assert all(rate["value"] >= 0.95 for rate in banks[name]["hit_rate"].values()), name
+        assert banks[name]["startswith"]["value"] >= READS, name
+        assert banks[name]["likelihood"]["value"] >= READS, name
+        assert all(rate["value"] >= READS for rate in banks[name]["hit_rate"].values()), name
     for name in ("shuffled", "empty", "no_memory"):
-        assert banks[name]["startswith"]["value"] <= 0.1, name  # 64 places
-        assert banks[name]["likelihood"]["low"] <= 0.2 <= banks[name]["likelihood"]["high"], name
+        assert is_guessing(banks[name]["startswith"]["value"], 64, 1 / 64), name  # the places
+        assert is_guessing(banks[name]["likelihood"]["value"], 64, 1 / 5), name  # the options of a question
     assert banks["true"]["letter"] is None
     assert banks["edited"]["left_out"] == 0
     page = run_script("src/report.py", "--memories", tmp_path, "--runs", trained, "--out", tmp_path / "report")
@@ -116,7 +127,7 @@ def test_two_processes_keep_their_own_counterfactual_rows(world, tmp_path):
     )
     assert two.returncode == 0, two.stderr
     assert record(tmp_path / "run")["accelerate"]["num_processes"] == 2
-    assert evaluate(tmp_path / "run/final", world, tmp_path / "e")["banks"]["edited"]["startswith"]["value"] >= 0.95
+    assert evaluate(tmp_path / "run/final", world, tmp_path / "e")["banks"]["edited"]["startswith"]["value"] >= READS
 
 
 def test_what_is_wrong_is_refused_before_training(world, tmp_path):

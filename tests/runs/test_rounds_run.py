@@ -2,55 +2,40 @@
 
 import contextlib
 import json
-import os
 import random
 import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, kill, launch, run_script, start
+from conftest import REPOSITORY, kill, must, run_script, start
 
 from posttrain.data.rows import read_parquet
 from posttrain.evaluation.comparison import compare, mcnemar
 from posttrain.pipelines import likelihood
 from posttrain.pipelines.rollouts import Candidate, Rollout, read_rollouts
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("rounds")]  # most wait for one run
 CPU = "accelerate_configs/cpu.yaml"
 BENCHMARKS = ("tiny_1step", "tiny_2step", "tiny_3step", "tiny_4step")
 SHORT = ("--num_rounds", 2, "--limit", 60)
-KILLS = int(os.environ.get("POSTTRAIN_KILLS", "0"))  # of a whole run; its minutes are not spent by default
+KILLS = 10  # of a whole run
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    """The tiny world's data, and an undertrained model."""
-    out = tmp_path_factory.mktemp("rounds")
-    assert run_script("data_prep/tiny_math.py", "--out", out / "data").returncode == 0
-    done = launch(
-        CPU, "src/sft.py", "recipes/tiny_sft.yaml", "--dataset_name", out / "data/tiny_math", "--output_dir",
-        out / "early", "--learning_rate", 7e-4, "--eval_strategy", "no", "--sample_generations", 0,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return out
+@pytest.fixture(scope="session")
+def world(whole_tiny_data, early_sft) -> list[object]:
+    """Flags that name the tiny world's data and an undertrained model."""
+    data = ("--dataset_name", whole_tiny_data / "tiny_math", "--data_dir", whole_tiny_data)
+    return ["src/expert_iteration.py", "recipes/tiny_ei.yaml", "--model_name_or_path", early_sft, *data]
 
 
-def arguments(world: Path, output_dir: Path, *more: object) -> list[str]:
-    named = {
-        "model_name_or_path": world / "early/final", "dataset_name": world / "data/tiny_math",
-        "data_dir": world / "data", "output_dir": output_dir,
-    }  # fmt: skip
-    flags = [part for key, value in named.items() for part in (f"--{key}", str(value))]
-    return ["src/expert_iteration.py", "recipes/tiny_ei.yaml", *flags, *map(str, more)]
+def arguments(world: list[object], output_dir: Path, *more: object) -> list[object]:
+    return [*world, "--output_dir", output_dir, *more]
 
 
-@pytest.fixture(scope="module")
-def finished(world) -> Path:
+@pytest.fixture(scope="session")
+def finished(once, world) -> Path:
     """Two rounds; three are in LOG.md."""
-    done = run_script(*arguments(world, world / "run", *SHORT))
-    assert done.returncode == 0, done.stderr[-3000:]
-    print(done.stdout)
-    return world / "run"
+    return once("rounds", lambda out: must(run_script(*arguments(world, out / "run", *SHORT)))) / "run"
 
 
 def test_rounds_raise_accuracy_on_held_out_questions(finished):
@@ -129,18 +114,8 @@ def test_log_probability_and_entropy_are_those_of_each_completion_alone():
 
 
 def test_a_round_with_nothing_accepted_is_skipped_and_says_why(world, tmp_path):
-    small = (
-        "--num_rounds",
-        1,
-        "--num_questions",
-        10,
-        "--max_new_tokens",
-        4,
-        "--benchmarks",
-        "tiny_1step",
-        "--limit",
-        5,
-    )
+    small = ["--num_rounds", 1, "--num_questions", 10, "--max_new_tokens", 4, "--benchmarks", "tiny_1step"]
+    small += ["--limit", 5]
     done = run_script(*arguments(world, tmp_path / "run", *small))
     assert done.returncode == 0, done.stderr
     assert "round 1 is skipped" in done.stderr and "cut off before an answer" in done.stderr
@@ -148,7 +123,7 @@ def test_a_round_with_nothing_accepted_is_skipped_and_says_why(world, tmp_path):
     assert after["evaluation"] == before["evaluation"] and after["accepted"] == 0
 
 
-@pytest.mark.skipif(not KILLS, reason="POSTTRAIN_KILLS=10 kills a whole run that often; minutes")
+@pytest.mark.exhaustive
 def test_a_run_that_is_killed_again_and_again_ends_as_one_never_killed(world, tmp_path):
     small = ("--num_questions", 120, "--num_candidates", 4, "--limit", 40, "--save_steps", 5)
     whole, killed = tmp_path / "whole", tmp_path / "killed"

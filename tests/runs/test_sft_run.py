@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LAUNCHER, REPOSITORY, config_copy, kill, kill_when, launch, record, run_script, start
+from conftest import LAUNCHER, REPOSITORY, config_copy, kill, kill_when, launch, must, record, run_script, start
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -30,13 +30,11 @@ def metrics(out: Path) -> list[dict[str, Any]]:
     return [{key: line.get(key) for key in TIMELESS} for line in lines]
 
 
-@pytest.fixture(scope="module")
-def one_process(tiny_data, tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def one_process(once, tiny_data) -> Path:
     """The uninterrupted run on one process that others are compared with."""
-    out = tmp_path_factory.mktemp("one") / "run"
-    done = launch("accelerate_configs/cpu.yaml", *arguments(tiny_data, out))
-    assert done.returncode == 0, done.stderr
-    return out
+    config = "accelerate_configs/cpu.yaml"
+    return once("sft", lambda out: must(launch(config, *arguments(tiny_data, out / "run")))) / "run"
 
 
 def test_it_learns(one_process):
@@ -132,30 +130,26 @@ def test_toggles_of_the_accelerate_config_reach_the_model(tiny_data, tmp_path):
     assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float32"}  # master weights, not their cast
 
 
-def kill_after(seconds: float, command: list[str], config: str | None) -> bool:
-    """Start a command and kill it after `seconds`; whether it was still running."""
-    process = start(command, config)
-    try:
-        process.wait(timeout=seconds)
-        return False
-    except subprocess.TimeoutExpired:
-        kill(process)
-        return True
+def killed_at(line: int, delay: float, command: list[str], out: Path) -> bool:
+    """Start a run and kill it `delay` seconds after it has logged `line` lines; whether it was still running."""
+    process, log = start(command, "accelerate_configs/cpu.yaml"), out / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= line):
+        time.sleep(0.001)
+    time.sleep(delay)
+    running = process.poll() is None
+    kill(process)
+    return running
 
 
 def test_a_run_killed_ten_times_ends_bit_identical(tiny_data, tmp_path):
-    steps = {"max_steps": 400, "save_steps": 20, "logging_steps": 5, "eval_steps": 40}
-    config = "accelerate_configs/cpu.yaml"
-    whole = run_script(*arguments(tiny_data, tmp_path / "whole", **steps), config=config)
-    assert whole.returncode == 0, whole.stderr
-    seconds = record(tmp_path / "whole")["result"]["wall_seconds"]
-    command = arguments(tiny_data, tmp_path / "killed", **steps)
-    rng = random.Random(0)
-    startup = 1.0  # data and model; a kill before training is allowed too, but proves less
-    kills = sum(kill_after(startup + rng.uniform(0, seconds / 4), command, config) for _ in range(10))
-    done = run_script(*command, config=config)
-    assert done.returncode == 0, done.stderr
-    assert kills >= 3, "the machine is so fast that the run was over before it was killed"
+    """Killed within every four of its 40 logged lines, at a random moment of one of the steps after the line."""
+    steps = {"max_steps": 200, "save_steps": 10, "logging_steps": 5, "eval_steps": 40}
+    must(run_script(*arguments(tiny_data, tmp_path / "whole", **steps)))
+    command, rng = arguments(tiny_data, tmp_path / "killed", **steps), random.Random(0)
+    step = record(tmp_path / "whole")["result"]["wall_seconds"] / 200
+    for kills in range(10):
+        assert killed_at(3 * kills + 1, rng.uniform(0, 5 * step), command, tmp_path / "killed"), kills
+    must(run_script(*command))
     assert_identical(tmp_path / "whole", tmp_path / "killed")
 
 

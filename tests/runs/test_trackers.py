@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY, must, run_script
 
 from posttrain.training.callbacks import swanlab_login
 
@@ -73,18 +73,16 @@ READERS: dict[str, Callable[[Path], Losses]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def tracked_run(tiny_data, tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def tracked_run(once, tiny_data) -> Path:
     """One run that reports to every tracker that is installed."""
-    out = tmp_path_factory.mktemp("tracked") / "run"
     installed = [name for name in PACKAGES if importlib.util.find_spec(name)]
-    done = run_script(
-        "src/sft.py", "recipes/tiny_sft.yaml", "--dataset_name", tiny_data / "tiny_math", "--output_dir", out,
-        "--max_steps", 4, "--logging_steps", 1, "--eval_strategy", "no", "--sample_generations", 0,
-        "--report_to", f"[{', '.join(installed)}]",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return out
+    command = [
+        "src/sft.py", "recipes/tiny_sft.yaml", "--dataset_name", tiny_data / "tiny_math", "--max_steps", 4,
+        "--logging_steps", 1, "--eval_strategy", "no", "--sample_generations", 0,
+        "--report_to", f"[{', '.join(installed)}]", "--output_dir",
+    ]  # fmt: skip
+    return once("tracked", lambda out: must(run_script(*command, out / "run"))) / "run"
 
 
 @pytest.mark.slow

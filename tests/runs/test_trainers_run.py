@@ -35,10 +35,13 @@ def answers(row: dict[str, Any]) -> Rollout:
     return Rollout(row["id"], row["prompt"], row["answer"], [Candidate(t, 9, "stop", a, v) for t, a, v in verdicts])
 
 
-@pytest.fixture(scope="module")
-def data(tiny_data, tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def data(once, tiny_data) -> Path:
     """Pairs and outcomes of gold solutions against altered ones: of all questions, and of twenty-four."""
-    directory = tmp_path_factory.mktemp("verified")
+    return once("verified", lambda out: write_verified(out, tiny_data))
+
+
+def write_verified(directory: Path, tiny_data: Path) -> None:
     rows = by_content(read_parquet(tiny_data / "tiny_math/train.parquet"), 400)
     for name, n in (("all", len(rows)), ("few", 24)):
         (directory / name).mkdir()
@@ -48,7 +51,6 @@ def data(tiny_data, tmp_path_factory) -> Path:
     write_pairs([directory / "few"], directory / "few_pairs", 0, None)
     write_outcomes([directory / "few"], directory / "few_outcomes", 0)
     (directory / "tiny_math").symlink_to(tiny_data / "tiny_math")
-    return directory
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def metrics(out: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.recipe)
 def test_a_run_stopped_in_its_second_epoch_ends_bit_identical(case, data, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    done = run_script(*command(case, data, whole))
+    done = run_script(*command(case, data, whole), fresh=True)
     assert done.returncode == 0, done.stderr
     shutil.copytree(whole, stopped)
     shutil.rmtree(stopped / "final")

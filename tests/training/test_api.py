@@ -166,7 +166,9 @@ def test_train_returns_what_the_run_wrote_and_goes_on_after_an_interruption(tiny
 @pytest.mark.slow
 def test_chat_streams_remembers_and_compares(tmp_path):
     def talk(*arguments: str, lines: str) -> str:
-        done = run_script("src/chat.py", TINY_BASE, "--max_new_tokens", 12, *arguments, text=lines)
+        done = run_script(
+            "src/chat.py", TINY_BASE, "--max_new_tokens", 12, *arguments, text=lines, fresh="--compare" in arguments
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
