@@ -20,6 +20,9 @@ from hypothesis import settings
 
 REPOSITORY = Path(__file__).parents[1]
 STARTED_WITH = dict(os.environ)  # scripts get this: what a library sets in the tests' process is not theirs
+# To see that no test rests on luck: other threads (environments such as ATEN_CPU_CAPABILITY pass through) and seeds.
+THREADS = os.environ.get("POSTTRAIN_TEST_THREADS", "1")
+SEED = os.environ.get("POSTTRAIN_TEST_SEED", "0")
 # Port 0: the usual one may still be held by a launch that ended a moment ago.
 LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
 
@@ -47,7 +50,7 @@ def shared_data() -> Path:
 
 def script_environment(config: str | Path | None = "accelerate_configs/cpu.yaml") -> dict[str, str]:
     """One thread, since these models are slower with more; no network; the accelerate config named directly."""
-    environment = {**STARTED_WITH, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**STARTED_WITH, "OMP_NUM_THREADS": THREADS, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment.pop("POSTTRAIN_ACCELERATE_CONFIG", None)
     if config:
         environment["POSTTRAIN_ACCELERATE_CONFIG"] = str(config)
@@ -174,7 +177,7 @@ def whole_tiny_data(once: Once) -> Path:
 def early_sft(once: Once, whole_tiny_data: Path) -> Path:
     """The undertrained tiny SFT model: it has the format, and gets about half of the questions wrong."""
     data = ("--dataset_name", whole_tiny_data / "tiny_math", "--eval_strategy", "no", "--sample_generations", 0)
-    command = ("src/sft.py", "recipes/tiny_sft_early.yaml", *data, "--output_dir")
+    command = ("src/sft.py", "recipes/tiny_sft_early.yaml", *data, "--seed", SEED, "--output_dir")
     return once("early_sft", lambda out: must(run_script(*command, out / "run"))) / "run/final"
 
 

@@ -45,6 +45,8 @@ class ForkServer:
             request = json.dumps({"arguments": arguments, "environment": environment})
             socket.send_fds(self.connection, [request.encode()], streams)
             reply = self.connection.recv(20)
+        except ConnectionError:
+            reply = b""
         finally:
             libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
         if not reply:
@@ -96,7 +98,8 @@ Process = subprocess.Popen | ForkedScript
 
 def start_python(arguments: list[str], directory: Path, environment: dict[str, str], streams: list[int], fresh: bool):
     """`python *arguments`: forked where that is a script, by a new interpreter where it is not or a test wants one."""
-    if sys.platform == "linux" and not fresh and arguments[0].endswith(".py"):
+    one_thread = environment.get("OMP_NUM_THREADS") == "1"  # or the libraries of the server start others
+    if sys.platform == "linux" and one_thread and not fresh and arguments[0].endswith(".py"):
         return ForkedScript(arguments, directory, environment, streams)
     stdin, stdout, stderr = streams
     command = [sys.executable, *arguments]

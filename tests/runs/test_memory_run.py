@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from chance import is_guessing
-from conftest import config_copy, kill_when, launch, must, record, run_script
+from conftest import SEED, config_copy, kill_when, launch, must, record, run_script
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("memory")]  # most wait for one run
@@ -26,7 +26,7 @@ def arguments(world: Path, out: Path, **changes: Any) -> list[str]:
     values = {
         "model_name_or_path": world / "base", "dataset_name": world / "train.json", "cache_path": world / "bank.pt",
         "validation_name": world / "validation.json", "knowledge_num": 64, "num_train_epochs": 400,
-        "per_device_train_batch_size": 64, "output_dir": out, **changes,
+        "per_device_train_batch_size": 64, "output_dir": out, "seed": SEED, **changes,
     }  # fmt: skip
     pairs = (text for key, value in values.items() for text in (f"--{key}", str(value)))
     return ["src/memory_sft.py", "recipes/tiny_memory.yaml", *pairs]

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, kill, must, run_script, start
+from conftest import REPOSITORY, SEED, kill, must, run_script, start
 
 from posttrain.data.rows import read_parquet
 from posttrain.evaluation.comparison import compare, mcnemar
@@ -24,7 +24,7 @@ KILLS = 10  # of a whole run
 @pytest.fixture(scope="session")
 def world(whole_tiny_data, early_sft) -> list[object]:
     """Flags that name the tiny world's data and an undertrained model."""
-    data = ("--dataset_name", whole_tiny_data / "tiny_math", "--data_dir", whole_tiny_data)
+    data = ("--dataset_name", whole_tiny_data / "tiny_math", "--data_dir", whole_tiny_data, "--seed", SEED)
     return ["src/expert_iteration.py", "recipes/tiny_ei.yaml", "--model_name_or_path", early_sft, *data]
 
 
