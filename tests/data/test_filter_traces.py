@@ -126,7 +126,6 @@ def test_killed_at_random_moments_the_next_run_gives_the_same_bytes(mixed, refer
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("traces")  # the second tokenises nothing
 @pytest.mark.parametrize("budget", [2048, 4096])
 def test_real_traces_fit_the_budget_and_ten_lines_of_others_code_agree(shared_data, traces_work, budget):
     from transformers import AutoTokenizer

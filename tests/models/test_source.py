@@ -9,6 +9,7 @@ import pytest
 from conftest import REPOSITORY
 
 from posttrain.data.encode import load_tokenizer
+from posttrain.data.sources import tiny_facts
 from posttrain.data.tokenise import open_tokenizer
 from posttrain.errors import PosttrainError
 from posttrain.models.source import ModelError, adapter_base, check_model
@@ -45,6 +46,12 @@ def test_vocab_and_merges_are_a_vocabulary(model):
     check_model(str(model))
     text = "25*2=50. The answer is 50."
     assert open_tokenizer(model)(text).input_ids == open_tokenizer(TINY_BASE)(text).input_ids
+
+
+def test_a_vocabulary_of_words_that_says_what_it_does_not_know_is_whole(tmp_path):
+    tiny_facts.make_tokenizer().save_pretrained(tmp_path)
+    tokenizer = open_tokenizer(tmp_path)
+    assert tokenizer.decode(tokenizer("home of ada berg is")["input_ids"]) == "home of ada berg is"
 
 
 @pytest.mark.parametrize("gone", [["tokenizer.json"], ["tokenizer.json", "tokenizer_config.json"]])

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 
 from posttrain.evaluation.comparison import compare, mcnemar
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.slow
 IN_RANGE = ("tiny_1step", "tiny_2step", "tiny_3step", "tiny_4step")
 
 

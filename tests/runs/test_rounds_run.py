@@ -14,7 +14,7 @@ from posttrain.evaluation.comparison import compare, mcnemar
 from posttrain.pipelines import likelihood
 from posttrain.pipelines.rollouts import Candidate, Rollout, read_rollouts
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("rounds")]  # most wait for one run
+pytestmark = pytest.mark.slow
 CPU = "accelerate_configs/cpu.yaml"
 BENCHMARKS = ("tiny_1step", "tiny_2step", "tiny_3step", "tiny_4step")
 SHORT = ("--num_rounds", 2, "--limit", 60)

