@@ -24,7 +24,7 @@ PACKAGE = REPOSITORY / "src" / "posttrain"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Modules that must answer fast: nothing of theirs may import torch, directly or not.
 LIGHT = (
-    "console", "digests", "errors", "hardware", "lineage", "locks", "processes", "secrets",
+    "console", "digests", "errors", "hardware", "launching", "lineage", "locks", "processes", "secrets",
     "grading.formats", "grading.grader", "grading.pool",
     "data.benchmark_rows", "data.benchmarks", "data.manifest", "data.prompts", "data.records", "data.rows",
     "data.sources.gsm8k", "data.sources.omcq", "data.sources.tiny_world", "data.traces.filters",

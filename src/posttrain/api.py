@@ -12,6 +12,7 @@ from typing import Any
 
 from posttrain import lineage
 from posttrain.errors import PosttrainError
+from posttrain.launching import forgotten_afterwards
 from posttrain.recipe.methods import METHODS
 from posttrain.recipe.reader import override_arguments, read_entries
 
@@ -41,7 +42,7 @@ def train(recipe: str | Path, overrides: Mapping[str, Any] | None = None, callba
     entries, _ = read_entries(Path(recipe))
     values = {entry.key: entry.value for entry in entries} | dict(overrides or {})
     main = script_main(str(values.get("trainer")), Path(recipe))
-    with own_trackers():
+    with own_trackers(), forgotten_afterwards():
         main([str(recipe), *override_arguments(overrides or {})], callbacks)
     return read_result(Path(values["output_dir"]))
 

@@ -3,7 +3,7 @@
 `accelerate launch` refuses unknown keys at the top of its file and exports neither the file's path nor unknown keys of
 its sections. So the two toggles lie in `dynamo_config`, the one section that every kind of launch accepts, and this
 module reads them from the file itself: named by POSTTRAIN_ACCELERATE_CONFIG, or found on the command line of the
-`accelerate launch` that is this process's ancestor.
+`accelerate launch` that is this process's ancestor. Without such a one, `launching` puts the rest of the file in force.
 """
 
 import importlib.util
@@ -18,6 +18,7 @@ import yaml
 
 from posttrain.console import FOUR_BIT, held_back, machine_line, plural
 from posttrain.errors import PosttrainError, yaml_fault
+from posttrain.launching import check_launch, put_in_force
 
 VARIABLE = "POSTTRAIN_ACCELERATE_CONFIG"
 SECTION = "dynamo_config"
@@ -49,8 +50,8 @@ class Hardware:
 
 def read_hardware() -> Hardware:
     """The hardware settings of this process; raises HardwareError where the file is wrong."""
-    path = find_config()
-    if path is None and "ACCELERATE_MIXED_PRECISION" in os.environ:
+    path, launch = find_config(), _launch()
+    if path is None and launch:
         logger.warning(
             "accelerate launch runs without a --config_file that can be found: gradient checkpointing is off and "
             "attention is sdpa; name the file by --config_file or %s",
@@ -58,13 +59,17 @@ def read_hardware() -> Hardware:
         )
     text = None if path is None else path.read_text()
     config = {} if text is None else parse_config(str(path), text)
+    if path and not launch:
+        put_in_force(path, config)
+    elif path and launch and launch.config is None:
+        check_launch(path, config)
     toggles = config.get(SECTION) or {}
     hardware = Hardware(
         path=None if path is None else str(path),
         text=text,
         gradient_checkpointing=toggles.get("gradient_checkpointing", False),
         attn_implementation=toggles.get("attn_implementation", "sdpa"),
-        # What accelerate will use: its command line wins over its file.
+        # What accelerate will use: a command line of `accelerate launch` wins over its file.
         mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
         use_cpu=config.get("use_cpu", False),
         num_processes=int(os.environ.get("WORLD_SIZE", "1")),
@@ -75,7 +80,8 @@ def read_hardware() -> Hardware:
 
 def find_config() -> Path | None:
     """The accelerate config in use, or None without `accelerate launch` and that variable."""
-    launched = _launched_config()
+    launch = _launch()
+    launched = launch.config if launch else None
     if named := os.environ.get(VARIABLE):
         if not Path(named).is_file():
             raise HardwareError(f"{VARIABLE}={named}: no such file; expected a file of accelerate_configs/")
@@ -85,18 +91,27 @@ def find_config() -> Path | None:
     return launched
 
 
-def _launched_config() -> Path | None:
-    """The --config_file of the `accelerate launch` that is this process's ancestor."""
+@dataclass(frozen=True)
+class Launch:
+    """The `accelerate launch` that is this process's ancestor, and its --config_file."""
+
+    config: Path | None
+
+
+def _launch() -> Launch | None:
     for ancestor in psutil.Process().parents():
         try:
             arguments, folder = ancestor.cmdline(), ancestor.cwd()
         except psutil.Error:
             continue
-        for position, argument in enumerate(arguments):
+        word = next((i for i, argument in enumerate(arguments) if argument.endswith(("launch", "launch.py"))), None)
+        if word is None or not any("accelerate" in argument for argument in arguments[: word + 1]):
+            continue
+        for position, argument in enumerate(arguments[word:], word):
             flag, equals, value = argument.partition("=")
-            launcher = any(earlier.endswith(("launch", "launch.py")) for earlier in arguments[:position])
-            if flag == "--config_file" and launcher:
-                return _relative(Path(folder, value if equals else arguments[position + 1]))
+            if flag == "--config_file":
+                return Launch(_relative(Path(folder, value if equals else arguments[position + 1])))
+        return Launch(None)
     return None
 
 

@@ -4,11 +4,15 @@ import os
 import re
 
 import pytest
+import yaml
+from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posttrain import hardware as hardware_module
 from posttrain.hardware import (
     HardwareError,
+    Launch,
     busy_cores,
     crowding,
     find_config,
@@ -16,6 +20,13 @@ from posttrain.hardware import (
     read_hardware,
     usable_cores,
 )
+from posttrain.launching import LaunchError, forgotten_afterwards
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_in_force():
+    with forgotten_afterwards():
+        yield
 
 
 @pytest.mark.parametrize(
@@ -40,7 +51,8 @@ def test_a_wrong_config_is_refused(text, expected):
 
 def test_the_variable_names_the_config(monkeypatch, tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("use_cpu: true\ndynamo_config: {gradient_checkpointing: true, attn_implementation: eager}\n")
+    toggles = "dynamo_config: {gradient_checkpointing: true, attn_implementation: eager}"
+    path.write_text(f"distributed_type: 'NO'\nuse_cpu: true\n{toggles}\n")
     monkeypatch.setenv("POSTTRAIN_ACCELERATE_CONFIG", str(path))
     hardware = read_hardware()
     assert (hardware.gradient_checkpointing, hardware.attn_implementation, hardware.use_cpu) == (True, "eager", True)
@@ -57,7 +69,7 @@ def test_without_a_launcher_there_is_no_config(monkeypatch):
 
 def test_flash_attention_is_never_replaced(monkeypatch, tmp_path):
     path = tmp_path / "gpu.yaml"
-    path.write_text("dynamo_config: {attn_implementation: flash_attention_2}\n")
+    path.write_text("distributed_type: 'NO'\ndynamo_config: {attn_implementation: flash_attention_2}\n")
     monkeypatch.setenv("POSTTRAIN_ACCELERATE_CONFIG", str(path))
     import torch
 
@@ -99,3 +111,72 @@ def test_the_advice_on_threads_is_one_that_gives_no_warning(threads, processes, 
 def test_the_cores_of_this_machine_can_be_counted():
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
     assert 0 <= busy_cores() <= (os.cpu_count() or 1)
+
+
+def config(tmp_path, monkeypatch, **values):
+    """A config named in the environment, and nothing of a launch around it."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"distributed_type": "NO", "num_processes": 1, "use_cpu": True, **values}))
+    monkeypatch.setenv("POSTTRAIN_ACCELERATE_CONFIG", str(path))
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_precision_of_the_file_is_in_force(tmp_path, monkeypatch):
+    config(tmp_path, monkeypatch, mixed_precision="bf16")
+    assert read_hardware().mixed_precision == os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    assert read_hardware().mixed_precision == "bf16"  # a second look finds what it put there itself
+
+
+@pytest.mark.parametrize(
+    ("values", "environment", "expected"),
+    [
+        ({"num_processes": 8}, {}, "num_processes: 8: but 1 of them run"),
+        ({"num_processes": 8}, {"WORLD_SIZE": "2", "RANK": "0"}, "num_processes: 8: but 2 of them run"),
+        ({"distributed_type": "FSDP"}, {}, "distributed_type: FSDP: plain python shards nothing"),
+        ({"mixed_precision": "bf16"}, {"ACCELERATE_MIXED_PRECISION": "no"}, "PRECISION=bf16, the environment has no"),
+        ({"mixed_precision": "bf17"}, {}, "accelerate cannot use it: ValueError: Unknown mixed_precision"),
+        ({"no_such_key": 1}, {}, "accelerate cannot use it: ValueError: The config file"),
+    ],
+)
+def test_what_cannot_be_in_force_is_refused_with_both_values(values, environment, expected, tmp_path, monkeypatch):
+    config(tmp_path, monkeypatch, **values)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LaunchError, match=expected):
+        read_hardware()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, "mixed_precision: bf16, and no is in force"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "distributed_type: DEEPSPEED, and no sharding is in force"),
+        (
+            {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_USE_FSDP": "true"},
+            "distributed_type: DEEPSPEED, and FSDP is in force",
+        ),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_USE_DEEPSPEED": "true"}, None),
+    ],
+)
+def test_accelerate_launch_without_the_file_is_held_against_it(environment, expected, tmp_path, monkeypatch):
+    config(tmp_path, monkeypatch, mixed_precision="bf16", distributed_type="DEEPSPEED", num_processes=2)
+    monkeypatch.setattr(hardware_module, "_launch", lambda: Launch(None))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if expected is None:
+        assert read_hardware().mixed_precision == "bf16"
+    else:
+        with pytest.raises(LaunchError, match=expected):
+            read_hardware()
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "accelerate_configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_config_of_ours_can_be_in_force(path):
+    from posttrain.launching import launch_variables
+
+    variables, written = launch_variables(path), yaml.safe_load(path.read_text())
+    assert variables["ACCELERATE_MIXED_PRECISION"] == written["mixed_precision"]
+    stage = (written.get("deepspeed_config") or {}).get("zero_stage")
+    assert variables.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == (str(stage) if stage is not None else None)
+    assert variables.get("FSDP_VERSION") == ("2" if "fsdp_config" in written else None)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate import PartialState
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import ModelConfig
 
@@ -220,6 +222,16 @@ def last_evaluation(trainer: WholeRun) -> dict[str, float]:
     return {k: v for k, v in figures.items() if k.startswith("eval_") and k not in EVALUATION_SPEED}
 
 
+def sharding(trainer: WholeRun) -> str:
+    """What is sharded over processes, read from the model that trained: none, ddp, fsdp, zero1, zero2 or zero3."""
+    wrapped = trainer.model_wrapped
+    if hasattr(wrapped, "zero_optimization_stage"):
+        return f"zero{wrapped.zero_optimization_stage()}"
+    if any(isinstance(parameter, DTensor) for parameter in wrapped.parameters()):
+        return "fsdp"
+    return "ddp" if isinstance(wrapped, DistributedDataParallel) else "none"
+
+
 def effective_settings(trainer: WholeRun) -> dict[str, Any]:
     """What was in force while training, read from the model itself; the trainer applies some of it only then."""
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -228,6 +240,7 @@ def effective_settings(trainer: WholeRun) -> dict[str, Any]:
         "attn_implementation": model.config._attn_implementation,
         "weights_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "autocast": trainer.accelerator.mixed_precision,
+        "sharding": sharding(trainer),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
