@@ -207,3 +207,55 @@ def test_a_fork_hears_signals_as_before(tmp_path: Path):
     process = start_python(code)
     assert process.wait(timeout=20) == 0
     assert (tmp_path / "code").read_text() == "-15"
+
+
+WORKER = """
+import os, sys, time
+from posttrain.errors import PosttrainError, run_script
+
+def main():
+    if sys.argv[1] == "wait":
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+    raise {"wrong": PosttrainError("x.yaml: seed: expected a number"), "fault": KeyError("seed")}[sys.argv[1]]
+
+run_script(main)
+"""
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"],
+    "one process": ["accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"],
+    "two processes": [
+        "accelerate.commands.launch", "--main_process_port", "0", "--config_file", "accelerate_configs/cpu_2proc.yaml",
+    ],
+}  # fmt: skip
+
+
+def launch_worker(launcher: str, task: str, tmp_path: Path) -> subprocess.Popen[str]:
+    (tmp_path / "worker.py").write_text(WORKER)
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], str(tmp_path / "worker.py"), task]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, cwd=REPOSITORY, **pipes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_workers_end_with_their_launcher(launcher, tmp_path):
+    process = launch_worker(launcher, "wait", tmp_path)
+    process.stdout.readline()
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len([w for w in workers if "worker.py" in " ".join(w.cmdline())]) == (1 if launcher == "one process" else 2)
+    process.kill()
+    process.wait()
+    assert gone_within(workers) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "two processes"])
+@pytest.mark.parametrize(
+    ("task", "said"), [("wrong", "error: x.yaml: seed: expected a number"), ("fault", "KeyError: 'seed'")]
+)
+def test_the_last_thing_on_the_screen_is_what_was_wrong(launcher, task, said, tmp_path):
+    _, shown = launch_worker(launcher, task, tmp_path).communicate(timeout=120)
+    last = [line for line in shown.splitlines() if not line.startswith(("=", "-"))][-1]
+    assert said in last, shown[-2000:]

@@ -1,8 +1,12 @@
 """Errors a user or a file can cause: shown as one line (or one line per fault), without a traceback."""
 
+import contextlib
+import json
 import os
 import re
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,12 +47,27 @@ def run_script(main: Callable[[], None]) -> None:
         if os.environ.get(TRACEBACK):
             raise
         rank = int(os.environ.get("RANK", "0"))
+        text = masked_text(str(error))
+        if not isinstance(error, PosttrainError):
+            text = f"{type(error).__name__}: {' '.join(text.split())}"
+        line = f"error: {f'process {rank}: ' if rank else ''}{printable(text)}"
         if rank == 0 or _processes_have_met():
-            text = masked_text(str(error))
-            if not isinstance(error, PosttrainError):
-                text = f"{type(error).__name__}: {' '.join(text.split())}"
-            print(f"error: {f'process {rank}: ' if rank else ''}{printable(text)}", file=sys.stderr, flush=True)
+            print(line, file=sys.stderr, flush=True)
+        _tell_launcher(line)
         sys.exit(2)
+    except Exception as error:  # a fault of ours or of a library, whose traceback Python prints
+        _tell_launcher(masked_text("".join(traceback.format_exception_only(error)).strip()))
+        raise
+
+
+def _tell_launcher(text: str) -> None:
+    """Give the error to torchrun's summary, the last thing on the screen where several processes run.
+
+    The form is that of torch.distributed.elastic.multiprocessing.errors, without importing torch for it.
+    """
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with contextlib.suppress(OSError):  # then the summary says less; the line above stands
+            Path(path).write_text(json.dumps({"message": text, "timestamp": int(time.time())}))
 
 
 def _processes_have_met() -> bool:

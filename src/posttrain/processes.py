@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -83,8 +84,11 @@ def end_with_parent(parent: int, signum: int = signal.SIGKILL) -> None:
 def ended_by_signals() -> Iterator[None]:
     """Inside, SIGINT, SIGTERM and SIGHUP raise Interrupted once; what then does not end within seconds is cut off.
 
-    A signal that this process was started to ignore, as `nohup` does, stays ignored.
+    A signal that this process was started to ignore, as `nohup` does, stays ignored. The end of a launcher that started
+    this process is such a signal, too.
     """
+    if started_by_launcher():
+        end_with_parent(os.getppid(), signal.SIGTERM)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     for signum in ENDING:
@@ -106,6 +110,15 @@ def leave_ctrl_c() -> None:
     """From here on Ctrl-C raises KeyboardInterrupt, as a command wants that answers to it."""
     if signal.SIGINT in REPLACED:
         signal.signal(signal.SIGINT, REPLACED.pop(signal.SIGINT))
+
+
+def started_by_launcher() -> bool:
+    """Whether this process is a worker of torchrun or of `accelerate launch`, which have no use without it."""
+    try:
+        parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return "TORCHELASTIC_RUN_ID" in os.environ or (b"accelerate" in parent and b"launch" in parent)
 
 
 def tell_interrupted(signum: int) -> None:
@@ -163,6 +176,8 @@ def keep(parent: int, command: list[str]) -> int:
     _prctl(ADOPT_ORPHANS, 1)
     own = os.getpid()
     child = subprocess.Popen(command, preexec_fn=lambda: end_with_parent(own))
+    import psutil  # noqa: F401  now, while the child starts, as there is no time for it at the end
+
     while child.poll() is None and os.getppid() == parent and not asked:
         try:
             child.wait(LOOK_SECONDS)
@@ -178,19 +193,25 @@ def _end_descendants() -> None:
     import psutil
 
     this, told, deadline = psutil.Process(), set(), time.monotonic() + GRACE_SECONDS
-    while children := [p for p in this.children() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
-        if time.monotonic() > deadline:
-            children = this.children(recursive=True)
-        for process in children:
-            try:
-                if time.monotonic() > deadline:
+    while alive := [process for process in this.children(recursive=True) if _is_alive(process)]:
+        late = time.monotonic() > deadline
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if late:
                     process.kill()
-                elif process not in told:
+                elif process not in told and process.ppid() == this.pid:
                     process.terminate()
-            except psutil.NoSuchProcess:
-                continue
-        told.update(children)
+                    told.add(process)
         time.sleep(0.02)
+
+
+def _is_alive(process: Any) -> bool:
+    import psutil
+
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 if __name__ == "__main__":
