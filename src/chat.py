@@ -13,13 +13,7 @@ from posttrain.processes import leave_ctrl_c
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a checkpoint directory, an adapter or a model of the hub")
-    parser.add_argument("--compare", metavar="OTHER", help="a second model that is asked the same")
-    parser.add_argument("--prompt", default="trained", help="as in src/eval.py; the default is that of training")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--max_new_tokens", type=int, default=512)
-    asked = parser.parse_args()
+    asked = parse_arguments()
     names = [asked.model, asked.compare] if asked.compare else [asked.model]
     for name in names:
         check_model(name)
@@ -58,6 +52,16 @@ def read_line() -> str | None:
         print()
         return None
     return None if line == "/quit" else line
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a checkpoint directory, an adapter or a model of the hub")
+    parser.add_argument("--compare", metavar="OTHER", help="a second model that is asked the same")
+    parser.add_argument("--prompt", default="trained", help="as in src/eval.py; the default is that of training")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument("--max_new_tokens", type=int, default=512)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Writes samples.jsonl, table.txt and last banks.json into --out (evals/<run>/memo
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from posttrain import atomic
 from posttrain.data.rows import row_id
@@ -16,6 +17,9 @@ from posttrain.lineage import code_state
 from posttrain.memory.bank.cache import mapping_path
 from posttrain.memory.bank.questions import Fact, Question, facts_by_uuid, read_questions
 from posttrain.models.source import evaluation_name
+
+if TYPE_CHECKING:
+    from posttrain.memory.inference import Reader
 
 BANKS = ("true", "shuffled", "empty", "edited", "no_memory")
 
@@ -32,14 +36,7 @@ def main() -> None:
     reader = open_reader(arguments.memory, arguments.model, arguments.cache)
     facts = facts_by_uuid(mapping_path(reader.cache), {question.uuid for question in questions})
     pairs = [(question, facts.get(question.uuid, Fact())) for question in questions]
-    summaries = {}
-    with atomic.writing(out / "samples.jsonl") as samples:
-        for name in arguments.banks:
-            what = evaluation.experiment(name, reader, pairs, arguments.seed)
-            records = evaluation.run(reader, what, arguments.batch_size, arguments.max_new_tokens)
-            for record in records:
-                samples.write((json.dumps({"bank": name, **record}, ensure_ascii=False) + "\n").encode())
-            summaries[name] = evaluation.summarise(records) | {"left_out": len(pairs) - len(records)}
+    summaries = evaluate_banks(arguments, reader, pairs, out / "samples.jsonl")
     prompts = [reader.prompt_ids(question.content) for question in questions]
     table = evaluation.table(summaries)
     atomic.write_bytes(out / "table.txt", (table + "\n").encode())
@@ -56,6 +53,23 @@ def main() -> None:
         },
     )
     print(f"{table}\n{out}/banks.json")
+
+
+def evaluate_banks(
+    arguments: argparse.Namespace, reader: "Reader", pairs: list[tuple[Question, Fact]], path: Path
+) -> dict[str, dict[str, Any]]:
+    """Answer the questions with every bank; samples go to `path`, summaries come back by bank."""
+    from posttrain.memory import evaluation
+
+    summaries = {}
+    with atomic.writing(path) as samples:
+        for name in arguments.banks:
+            what = evaluation.experiment(name, reader, pairs, arguments.seed)
+            records = evaluation.run(reader, what, arguments.batch_size, arguments.max_new_tokens)
+            for record in records:
+                samples.write((json.dumps({"bank": name, **record}, ensure_ascii=False) + "\n").encode())
+            summaries[name] = evaluation.summarise(records) | {"left_out": len(pairs) - len(records)}
+    return summaries
 
 
 def read_limited(path: Path, limit: int | None) -> list[Question]:

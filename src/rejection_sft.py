@@ -28,14 +28,8 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv):
         print(__doc__)
     argv, switches = rejection_sft.translate(sys.argv[1:])
-    recipe = read_recipe(argv, "expert_iteration", "rejection_sft")
-    options, sampling = recipe.build(RoundOptions), recipe.build(SampleOptions)
-    run = expert_iteration.Rounds(recipe, options, sampling, expert_iteration.accelerate_config())
-    rejection_sft.check_recipe(run)
-    check_model(sampling.model_name_or_path, may_be_adapter=False)
-    manifest = check_dataset(Path(sampling.dataset_name))
-    load_benchmarks(options.benchmarks, Path(options.data_dir), options.limit)
-    identity = expert_iteration.run_identity(recipe, manifest)
+    run, manifest = read_run(argv)
+    identity = expert_iteration.run_identity(run.recipe, manifest)
     check_writable(run.output_dir)
     lock(run.output_dir)  # before anything is removed
     if "--reset-buffer" in switches:
@@ -44,36 +38,32 @@ def main() -> None:
     console = rejection_sft.Console(run.output_dir / rejection_sft.STDOUT_FILE)
 
     console.say("=== Phase 1: Creating Training Run ===")
-    record = record or lineage.start_record(run.output_dir, identity, {"recipe": {"path": recipe.path}})
+    record = record or lineage.start_record(run.output_dir, identity, {"recipe": {"path": run.recipe.path}})
     console.say(f"✓ Created training run: {record['run_id']}")
     expert_iteration.run_stage(run.evaluate(0), run.output_dir)
     console.say("=== Phase 2: Populating Rejection Buffer ===")
     entries = populate(run, manifest, console)
     console.say("=== Phase 3: Rejection SFT Training Loop ===")
-    trained = sum(entry["trained"] for entry in entries)
-    if not trained:
+    if not any(entry["trained"] for entry in entries):
         reason = nothing_accepted(run.directory(1) / "rollouts")
         raise expert_iteration.RoundError(f"nothing was accepted, so there is nothing to train on: {reason}")
     expert_iteration.run_stage(run.select(1), run.output_dir)
     expert_iteration.run_stage(run.train(1), run.output_dir)
     stats = train_report(run, entries, console)
     console.say("=== Phase 4: Final Evaluation ===")
-    final = run.evaluate(1)
-    expert_iteration.run_stage(final, run.output_dir)
-    before, after = (rejection_sft.evaluation_record(stage) for stage in (run.evaluate(0), final))
-    results = {
-        "run_id": record["run_id"], "config": {**recipe.values, "switches": sorted(switches)},
-        "training_metrics": {"initial": before, "epoch_stats": stats},
-        "evaluation_metrics": after, "buffer_size": len(entries),
-    }  # fmt: skip
-    if "--checkpoint" in switches:
-        console.say(f"  Saving checkpoint... {rejection_sft.keep_checkpoints(run, record['run_id'])}")
-    atomic.write_json(run.output_dir / rejection_sft.RESULTS_FILE, results)
-    expert_iteration.finish(
-        run, record, [{"evaluation": {"all": {"value": entry["accuracy"]}}} for entry in (before, after)]
-    )
-    console.say(f"Total: {after['total_examples']}\nCorrect: {after['correct']}\nAccuracy: {after['accuracy']:.2%}")
-    console.say(f"Before training: {before['accuracy']:.2%} → {run.output_dir / rejection_sft.RESULTS_FILE}")
+    expert_iteration.run_stage(run.evaluate(1), run.output_dir)
+    conclude(run, record, entries, stats, switches, console)
+
+
+def read_run(argv: list[str]) -> tuple[expert_iteration.Rounds, dict]:
+    """The run that the recipe describes, and the manifest of its questions; everything is checked."""
+    recipe = read_recipe(argv, "expert_iteration", "rejection_sft")
+    options, sampling = recipe.build(RoundOptions), recipe.build(SampleOptions)
+    run = expert_iteration.Rounds(recipe, options, sampling, expert_iteration.accelerate_config())
+    rejection_sft.check_recipe(run)
+    check_model(sampling.model_name_or_path, may_be_adapter=False)
+    load_benchmarks(options.benchmarks, Path(options.data_dir), options.limit)
+    return run, check_dataset(Path(sampling.dataset_name))
 
 
 def populate(run: expert_iteration.Rounds, manifest: dict, console: rejection_sft.Console) -> list[dict]:
@@ -113,6 +103,27 @@ def train_report(run: expert_iteration.Rounds, entries: list[dict], console: rej
         console.say(f"  Trained on {stats[-1]['trained_count']}/{len(entries)} examples")
         console.say(f"  Epoch {epoch}/{len(checkpoints)} accuracy: {stats[-1]['accuracy']:.2%}")
     return stats
+
+
+def conclude(
+    run: expert_iteration.Rounds, record: dict, entries: list[dict], stats: list[dict], switches: set[str],
+    console: rejection_sft.Console,
+) -> None:  # fmt: skip
+    """Write the results, close the run's record, and say what was reached."""
+    before, after = (rejection_sft.evaluation_record(run.evaluate(number)) for number in (0, 1))
+    if "--checkpoint" in switches:
+        console.say(f"  Saving checkpoint... {rejection_sft.keep_checkpoints(run, record['run_id'])}")
+    path = run.output_dir / rejection_sft.RESULTS_FILE
+    results = {
+        "run_id": record["run_id"], "config": {**run.recipe.values, "switches": sorted(switches)},
+        "training_metrics": {"initial": before, "epoch_stats": stats},
+        "evaluation_metrics": after, "buffer_size": len(entries),
+    }  # fmt: skip
+    atomic.write_json(path, results)
+    accuracies = [{"evaluation": {"all": {"value": entry["accuracy"]}}} for entry in (before, after)]
+    expert_iteration.finish(run, record, accuracies)
+    console.say(f"Total: {after['total_examples']}\nCorrect: {after['correct']}\nAccuracy: {after['accuracy']:.2%}")
+    console.say(f"Before training: {before['accuracy']:.2%} → {path}")
 
 
 if __name__ == "__main__":
