@@ -1,6 +1,5 @@
 """README and docs say what is there: links lead somewhere, names exist, metrics are explained, marked blocks run."""
 
-import itertools
 import os
 import re
 import shutil
@@ -202,16 +201,12 @@ def test_the_walk_through_of_a_page_runs(page, tiny_data, tmp_path):
 def test_the_reward_of_the_page_is_one(tmp_path, monkeypatch):
     """The example loads as a reward, and earns what its docstring says."""
     from posttrain.grading.grader import Grade, Verdict
-    from posttrain.methods.grpo.rewards import load_reward
+    from posttrain.methods.grpo.custom_rewards import load_reward
 
     (block,) = [b for b in FAST if "file my_rewards.py" in b.options]
     (tmp_path / "my_rewards.py").write_text(block.text)
     monkeypatch.syspath_prepend(tmp_path)
     reward = load_reward("my_rewards:short_and_right")
-    grades = [Grade(Verdict.CORRECT, "1"), Grade(Verdict.WRONG, "2"), Grade(Verdict.TIMEOUT, "3")]
-    ids = list(itertools.repeat([0] * 50, 3))
-    assert reward(grade=grades, completion_ids=ids, max_completion_length=[100] * 3, answer=["1"] * 3) == [
-        0.75,
-        0.0,
-        None,
-    ]
+    grades = [Grade(Verdict.CORRECT, "1"), Grade(Verdict.WRONG, "2")]
+    earned = reward(grade=grades, completion_ids=[[0] * 50] * 2, max_completion_length=[100] * 2, id=["a"] * 2)
+    assert earned == [0.75, 0.0]

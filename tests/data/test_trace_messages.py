@@ -110,6 +110,15 @@ def test_content_in_parts_is_joined_and_a_part_that_is_no_text_is_named():
             shown({"messages": [{"role": "user", "content": [part]}, ANSWER]})
 
 
+def test_a_column_that_is_named_is_the_gold_even_where_it_is_the_response():
+    """A table of questions and short answers, whose response a template writes."""
+    shape = Shape(response_template="The answer is \\boxed{{answer}}.", gold_column="answer")
+    found = trace({"question": "What is 3 + 4?", "answer": "7"}, shape)
+    assert (found.response, found.gold) == ("The answer is \\boxed{7}.", "7")
+    assert trace({"question": "q", "answer": "3 + 4 = 7\n#### 7"}, Shape(gold_column="answer")).gold == "7"
+    assert trace({"question": "q", "answer": "7"}).gold is None
+
+
 def test_golds_of_every_form_and_below_other_columns():
     assert trace(PAIR | {"answer": {"value": "16"}}, Shape(gold_column="answer.value")).gold == "16"
     assert trace(PAIR | {"a.b": "3", "a": {"b": "4"}}, Shape(gold_column="a.b")).gold == "3"

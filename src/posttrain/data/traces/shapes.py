@@ -153,7 +153,8 @@ def _gold(
     fault = None
     for name in (shape.gold_column,) if shape.gold_column else GOLDS:
         value = gold_at(record, name)
-        if name == response_column or value is None or isinstance(value, bool) or value in ("", []):
+        taken = name == response_column and shape.gold_column is None  # a column that is named is the gold in any case
+        if taken or value is None or isinstance(value, bool) or value in ("", []):
             continue
         read.update((name, name.partition(".")[0]))
         try:
