@@ -68,8 +68,8 @@ def verdict(grader: Grader, gold: str, completion: str, truncated: bool = False)
         (r"</think> <answer> so \boxed{8} </answer>", "8"),
         (r"<answer>6</answer> no </think> the answer is 9", "9"),
         ("</think> <answer>The answer is 7</answer>", "7"),
-        ("Final Answer: The final answer is $7$. I hope it is correct.", "$7$"),
-        ("the answer is 5 or not. The answer is:", "5 or not"),
+        ("Final Answer: The final answer is $7$. I hope it is correct.", "7"),
+        ("the answer is 5 or not. The answer is:", None),
         ("just words", None),
         ("", None),
         (r"\boxed{" * 300, None),
@@ -100,7 +100,11 @@ def test_the_format_is_a_complete_box():
         ("-1.0", "-1", True),
         ("025", "25", True),
         ("0.5", r"50\%", True),
-        ("9", r"9\%", False),
+        ("9", r"9\%", True),
+        ("1", r"1\%", False),
+        ("35", "0.35", False),
+        (r"33.5\%", "0.335", True),
+        (r"33.5\%", "33.5", True),
         ("5", "1/0", False),
         ("2^{64}", "18446744073709551617", False),
         (r"\frac{11}{4}", "2 3/4", True),
@@ -281,7 +285,7 @@ RIGHT, FALSE = (r"\sqrt8", r"2\sqrt2"), (r"\sqrt8", r"3\sqrt2")
 
 
 def test_a_child_that_never_read_its_pair_leaves_no_verdict_to_the_next():
-    with SymbolicPool(workers=1, deadline_seconds=0.5) as pool:
+    with SymbolicPool(workers=1, deadline_seconds=2.0) as pool:
         assert dict(pool.compare([RIGHT])) == {0: True}
         os.kill(pool.workers[0].child, signal.SIGSTOP)
         verdicts = dict(pool.compare([RIGHT, FALSE, FALSE, RIGHT]))
@@ -470,7 +474,6 @@ def test_other_ways_to_write_an_answer(grader, gold, answer):
         ("5", "x=3=5"),
         ("y/x=3", "3"),
         (r"\frac{y}{x}=3", "3"),
-        ("9", r"9\%"),
         ("5", "5m"),
         ("1,1,2", "1,2"),
         ("(1,3)", r"\{1,3\}"),

@@ -11,7 +11,7 @@ from posttrain.grading.reading.extract import extract_answer, has_closed_answer
 from posttrain.grading.reading.golds import read_gold
 from posttrain.grading.values.exact import equal
 
-VERSION = "4"  # of the rules; a verdict may change with it
+VERSION = "5"  # of the rules; a verdict may change with it
 # Samples of one question repeat its gold and their answers.
 equal_or_unknown = functools.lru_cache(maxsize=2**14)(equal)
 

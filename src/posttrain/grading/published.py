@@ -9,7 +9,7 @@ import math
 import re
 from typing import Any
 
-from posttrain.grading.reading.extract import last_boxed
+from posttrain.grading.reading.boxes import last_boxed
 
 Outcome = bool | str
 UNPARSED = "unparsed"

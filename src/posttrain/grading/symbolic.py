@@ -2,17 +2,26 @@
 
 import re
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Any
 
-from posttrain.grading.values.exact import equal, to_rational_or_none
+from posttrain.grading.values.exact import equal
+from posttrain.grading.values.names import is_rounded
+from posttrain.grading.values.rational import to_rational_or_none
 
 DIGITS = 50
 COMMAND = re.compile(r"\\[A-Za-z]+|\\.")
 TEXT = re.compile(r"\\text\s*\{[^{}]*\}|\\(?:begin|end)\s*\{[^{}]*\}")
-VALUE_IN_TEXT = re.compile(r"\\text\s*\{[^{}]*\d[^{}]*\}")  # beside mathematics, where the parser drops it
+IN_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")  # beside mathematics, where the parser drops it
+POINTS = re.compile(
+    r"(\\[A-Za-z]{1,20})?\s{0,3}\{?\s{0,3}(?<![A-Za-z])([A-Z]{2,})(?![A-Za-z])"
+)  # an angle, a line, an order
+BARE_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
+INDEXED = re.compile(r"(?:[\d})\]]|\\circ)\s*_|\\circ\s*\\?%")  # a base, or nothing; the parser drops it
+TURNABLE = ("\\angle", "\\overline", "\\widehat", "\\measuredangle")
 PARTED = re.compile(r"\\(?:to|[rR]ightarrow|implies|iff|land|mid)(?![a-z])")
 FUNCTIONS = re.compile(r"\\(sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt)")
-DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
+DEGREES = re.compile(r"(?<![\d.])(\d++(?:\.\d++)?)\s{0,3}\^\s{0,3}\{?\s{0,3}\\circ\s{0,3}\}?")
 CANARIES = (
     ("\\sqrt{8}", "2\\sqrt{2}", True),
     ("50\\%", "0.5", True),
@@ -39,18 +48,19 @@ def symbolic_equal(gold: str, answer: str) -> bool:
     return equal(gold, answer, leaf=_leaf) is True
 
 
-def _leaf(gold: str, answer: str) -> bool:
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, verify
+def _leaf(gold: str, answer: str, rounded: bool = False) -> bool:
+    from math_verify import verify
 
     gold, answer = _degrees(gold), _degrees(answer)
+    if rounded:
+        return _is_rounded(gold, answer)
     if _is_equation(answer) != _is_equation(gold) or _has_prime(answer) != _has_prime(gold):
         return False
-    if _is_parted(answer) != _is_parted(gold):
+    if _is_parted(answer) != _is_parted(gold) or bool(INDEXED.search(gold)) != bool(INDEXED.search(answer)):
         return False
-    if any(VALUE_IN_TEXT.search(text) and not TEXT.fullmatch(text) for text in (gold, answer)):
+    if _texts(gold) != _texts(answer) or _points(gold) != _points(answer):
         return False
-    configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    golds, answers = (_parse(text, configs) for text in (gold, answer))
+    golds, answers = _parse(gold), _parse(answer)
     if not golds or not answers:
         return False
     expected, value = golds[0], answers[0]
@@ -60,10 +70,22 @@ def _leaf(gold: str, answer: str) -> bool:
     return accepted and not _values_differ(expected, value) and not _rounded(gold, answer, expected, value)
 
 
-def _parse(text: str, configs: list[Any]) -> list[Any]:
-    """Math-Verify's reading. In a box, and in brackets where a last letter is still lost as a unit."""
-    from math_verify import parse
+def _is_rounded(exact: str, rounded: str) -> bool:
+    """Whether the second is a number, and the first, at 50 digits, rounds to it."""
+    import sympy
 
+    value, parsed = to_rational_or_none(rounded), _parse(exact)
+    if value is None or not parsed or not isinstance(parsed[0], sympy.Expr) or not _names_survive(exact, parsed[0]):
+        return False
+    number = sympy.N(parsed[0], DIGITS)
+    return bool(number.is_Float or number.is_Rational) and is_rounded(Fraction(str(number)), value)
+
+
+def _parse(text: str) -> list[Any]:
+    """Math-Verify's reading. In a box, and in brackets where a last letter is still lost as a unit."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     found = parse(f"\\boxed{{{text}}}", configs, parsing_timeout=None)
     if found and not _names_survive(text, found[0]):
         found = parse(f"\\boxed{{({text})}}", configs, parsing_timeout=None)
@@ -86,9 +108,25 @@ def _is_parted(text: str) -> bool:
     return row or bool(PARTED.search(text)) or text.count("|") % 2 == 1
 
 
+def _texts(text: str) -> list[str]:
+    """What is said in words beside mathematics."""
+    return sorted(
+        words.strip() for words in IN_TEXT.findall(text) + BARE_WORD.findall(TEXT.sub("", text)) if words.strip()
+    )
+
+
+def _points(text: str) -> list[str]:
+    """Names of several points, whose order counts: the parser takes them for products. ABC is the angle CBA."""
+    found = []
+    for command, points in POINTS.findall(TEXT.sub(" ", text)):
+        turned = points[::-1] if command in TURNABLE or (len(points) == 2 and not command) else points
+        found.append(min(points, turned))
+    return sorted(found)
+
+
 def _has_prime(text: str) -> bool:
-    """Whether something is a derivative or a second point; the parser drops the sign. 5' are feet."""
-    return bool(re.search(r"(?<!\d)'|\\prime", TEXT.sub("", text)))
+    """Whether something is a derivative, a second point or in feet; the parser drops the sign."""
+    return "'" in text or "\\prime" in text
 
 
 def _names_survive(text: str, parsed: Any) -> bool:

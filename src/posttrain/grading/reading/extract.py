@@ -1,108 +1,69 @@
 """The answer a completion gives, found in time linear in its length, without backtracking."""
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from posttrain.grading.reading.boxes import box_start, boxes, last_boxed
+from posttrain.grading.reading.prose import first_sentence, is_verdict, read_span, starts_list
+from posttrain.grading.reading.unmarked import corrected, last_mathematics, stated_last
 
 REGION_BYTES = 64 * 1024  # the answer stands at the end; earlier text is not searched for it
 MAX_ANSWER = 2000  # characters
-MAX_NESTING = 200  # braces
-MARKED = re.compile(r"^####[ \t]*(.+?)[ \t]*$", re.MULTILINE)  # GSM8K's own
-SOLUTION = re.compile(r"^A:[ \t]*(.+?)[ \t]*$", re.MULTILINE)  # its model solutions'; or the first of some options
-BOLD = re.compile(r"(?<![\w*])\*\*([^*\n]+)\*\*(?![\w*])")
-PHRASE = re.compile(r"(?:answer\s{1,9}is\b\s{0,9}:?|answer(?:\*\*)?\s{0,9}:)[ \t]{0,9}(?=[^\s:])", re.IGNORECASE)
-FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\(((?:(?!\\[()]).)+)\\\)|\\\[((?:(?!\\[\[\]]).)+)\\\]", re.DOTALL)
-NUMBER = re.compile(r"((?<![A-Za-z\d.])[+-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?(?:\s?%)?)")
-DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d\d?)$")  # in prose, where a list would have a space
-WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{3,}|[\u3000-\ud7ff]")
-LABEL = re.compile(r"^\(?([A-Z])\)?[,:)]\s+[a-z]{2}")  # "D, it does not matter why"
-BARE = 200  # characters; up to here a completion without words is an answer as a whole
-JOINT = re.compile(r"\}((?:[\s$,;]|\\q?quad|\\[()\[\],;]|\\text\s*\{[\s,]*(?:and|or)[\s,]*\}|\band\b|\bor\b){0,40})$")
-JOINTS = re.compile(r"[,;]|and|or")
-MAX_BOXES = 50  # of one list
-CONCLUSION = re.compile(r"\b(?:therefore|thus|hence)\b", re.IGNORECASE)
-SENTENCE_END = re.compile(r"\.(?=(?:\*\*)?(?:\s|$))|\n")
+END_TOKEN = re.compile(r"<\|[A-Za-z_ ]{1,40}\|>|</s>|<(?:eos|pad|end_of_turn)>")
+HASHES = re.compile(r"####[ \t]{0,9}(?!#)([^\n]*)")  # GSM8K's own
+SOLUTION = re.compile(r"^A:[ \t]*+([^\n]+)$", re.MULTILINE)  # its model solutions'; or the first of some options
+COPULA = r"(?:is|are|was|be|being|equals?|becomes|to be|of)"
+PHRASE = re.compile(
+    # "answer" and up to "is" or a colon; between them words of the same clause, but not "might" or "not"
+    rf"(?<![A-Za-z])answers?(?![A-Za-z])[*_`]{{0,3}}(?:[ \t]{{0,9}}(?:[:=：≈]|[*_]{{0,3}}:)"
+    rf"|(?:[ \t]{{1,9}}(?!(?:might|may|could|can|if|whether|not|key|choices?|options?)\b)[A-Za-z'’]{{1,15}}){{0,8}}?"
+    rf"[ \t]{{1,9}}{COPULA}\b)[*_`]{{0,3}}[ \t]{{0,9}}:?[*_`]{{0,3}}[ \t]{{0,9}}"
+    r"|(?:答案|故选|应选|所以选|结果)[ \t]{0,9}(?:应该)?(?:是|为|选|等于)?[ \t]{0,9}[:：]?[ \t]{0,9}",
+    re.IGNORECASE,
+)
+HEADING = re.compile(
+    r"^[ \t]{0,9}[#*_]{0,6}[ \t]{0,9}(?:the )?(?:final )?answers?[*_]{0,3}[ \t]{0,9}:?[*_]{0,3}[ \t]*$", re.I | re.M
+)
+DISPLAY = re.compile(r"\\\[(?:(?!\\[\[\]]).)*+\\\]|\$\$[^$]*+\$\$", re.DOTALL)
+MAX_MARKS = 50  # that are tried, from the last
+TAGS = ("answer", "ANSWER", "Answer")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer's text or None, where it was looked for, and the piece of text that was read there."""
+
+    answer: str | None
+    source: str
+    span: str = ""
 
 
 def extract_answer(completion: str, lenient: bool = False) -> str | None:
-    """The answer's text, or None where the completion gives none.
+    """The answer's text, or None where the completion gives none."""
+    return find_answer(completion, lenient).answer
 
-    Looked for after the last `</think>`, inside the last `<answer>` where there is one: the last `\\boxed{}` and those
-    before it that only a comma, "and" or "or" parts from it; else the last line `#### x`; else what follows the last
-    "answer is"; else the last line `A: x`; else all that stands in `<answer>`. A last box that never closes is no
-    answer, whatever stands before it. `lenient` also takes what marks no answer; never train on that.
+
+def find_answer(completion: str, lenient: bool = False) -> Found:
+    """The answer and where it stands.
+
+    Looked for behind the last `</think>`, in the last `<answer>` where there is one: the last `\\boxed{}` that is
+    not empty, and those before it that only a separator parts from it; else the last `#### x`; else what follows the
+    last "answer is" or "Answer:", on the next line too; else the last line `A: x`; else all that stands in `<answer>`.
+    A last box that never closes is no answer, whatever stands before it. All but boxes is prose for `read_span`.
+    `lenient` also takes what marks no answer; never train on that.
     """
-    region = completion[-REGION_BYTES:]
-    region = region.rpartition("</think>")[2]
-    start = region.rfind("<answer>")
-    if start >= 0:
-        region = region[start + len("<answer>") :].partition("</answer>")[0]
-    if lenient and (stated := _stated_last(region)):
-        return _bounded(stated)
-    if "\\boxed" in region or "\\fbox" in region:
-        return _bounded(_last_boxes(region))
-    if marked := MARKED.findall(region):
-        return _bounded(_plain(marked[-1]))
-    if phrases := [*PHRASE.finditer(region)]:
-        answer = _plain(SENTENCE_END.split(region[phrases[-1].end() :], maxsplit=1)[0])
-        label = LABEL.match(answer)
-        answer = label.group(1) if label else answer
-        return _bounded(_last_mathematics(answer) or answer if lenient else answer)
-    if solutions := SOLUTION.findall(region):
-        return _bounded(_plain(solutions[-1]))
-    if start >= 0:
-        return _bounded(_plain(region))
-    return _bounded(_last_mathematics(region)) if lenient else None
-
-
-def _plain(answer: str) -> str:
-    """Without markdown's emphasis: `**42**`, and the half of it that is left of `**Answer: 42**`."""
-    return BOLD.sub(r"\1", answer).strip().removeprefix("**").removesuffix("**").strip()
-
-
-def _stated_last(region: str) -> str | None:
-    """The formula of "the answer is $…$" where that comes after the last box."""
-    after = region[max(region.rfind("\\boxed"), region.rfind("\\fbox"), 0) :]
-    phrases = [*PHRASE.finditer(after)]
-    formula = FORMULA.match(after, phrases[-1].end()) if phrases else None
-    return next(group for group in formula.groups() if group) if formula and "boxed" not in formula.group() else None
-
-
-def _last_mathematics(region: str) -> str | None:
-    """What a reader would take for the answer of a text that marks none: its last formula, with those that are listed
-    before it, else its last number; the number, too, where the formula only names something or a sentence after it
-    concludes with the number. A short text without words is an answer as a whole.
-    """
-    formulas = [*FORMULA.finditer(region)]
-    if not formulas and len(region) <= BARE and not WORD.search(region):
-        return region
-    end = formulas[-1].end() if formulas else 0
-    numbers = [*NUMBER.finditer(region, end)]
-    concluded = numbers and CONCLUSION.search(region, end, numbers[-1].start())
-    if not formulas or concluded or (numbers and not re.search(r"\d", formulas[-1].group())):
-        return DECIMAL_COMMA.sub(r"\1.\2", numbers[-1].group(1)) if numbers else None
-    listed = [formulas[-1]]
-    for formula in reversed(formulas[:-1]):
-        between = region[formula.end() : listed[0].start()]
-        if not JOINTS.search(between) or re.sub(r"[\s,;]|and|or", "", between):
-            break
-        listed.insert(0, formula)
-    return ", ".join(next(group for group in formula.groups() if group) for formula in listed)
-
-
-def _last_boxes(text: str) -> str | None:
-    """Content of the last box; a list where boxes stand side by side as one."""
-    last, start = last_boxed(text), max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    contents = [] if last is None else [last]
-    while contents and len(contents) < MAX_BOXES:
-        joint, earlier = JOINT.search(text, max(0, start - 60), start), text.rfind("\\boxed", 0, start)
-        if joint is None or earlier < 0 or joint.start() - earlier > MAX_ANSWER:
-            break
-        content, between = last_boxed(text[earlier : joint.start() + 1]), joint.group(1)
-        whole = content is not None and len("\\boxed{}") + len(content) == joint.start() + 1 - earlier
-        if content is None or not whole or (between and not JOINTS.search(between)):
-            break
-        contents.insert(0, content)
-        start = earlier
-    return ", ".join(dict.fromkeys(contents)) if contents else None
+    region, tagged = _region(completion)
+    if lenient and (stated := stated_last(region, PHRASE)):
+        return Found(_bounded(stated), "a formula behind the last box", stated)
+    if box_start(region) >= 0 and ((content := boxes(region)) is not None or last_box_is_open(region)):
+        return Found(_bounded(content), "the last box", content or "")
+    for source, spans in (("####", _hashes(region)), ("answer is", _phrases(region)), ("A:", _solutions(region))):
+        if found := _first_read(source, spans, lenient):
+            return found
+    if tagged:
+        return Found(_bounded(read_span(_last_line(region))), "<answer>", region)
+    return Found(_bounded(last_mathematics(region)), "no mark", "") if lenient else Found(None, "nothing")
 
 
 def has_box(completion: str) -> bool:
@@ -113,36 +74,88 @@ def has_box(completion: str) -> bool:
 def has_closed_answer(completion: str) -> bool:
     """Whether the answer has an end of its own: a box with its closing brace, or `</answer>`."""
     region = completion[-REGION_BYTES:].rpartition("</think>")[2]
-    return "</answer>" in region or bool(re.search(r"\\(?:boxed|fbox)\s*\{", region) and last_boxed(region))
+    if any(f"</{tag}>" in region for tag in TAGS):
+        return True
+    start = box_start(region)
+    return start >= 0 and "{" in region[start : start + 20] and bool(last_boxed(region))
 
 
-def last_boxed(text: str) -> str | None:
-    """Content of the last `\\boxed{…}`, `\\fbox{…}` or `\\boxed 8`; None where it never closes or there is none."""
-    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+def last_box_is_open(region: str) -> bool:
+    """Whether a box is opened that never closes; one that is empty is no box at all."""
+    start = box_start(region)
+    return start >= 0 and "}" not in region[start:]
+
+
+def _region(completion: str) -> tuple[str, bool]:
+    """The text that may hold the answer, without end tokens; whether it stood in `<answer>`."""
+    region = completion[-REGION_BYTES:].rpartition("</think>")[2]
+    if "<" not in region:
+        return region, False
+    if "<|" in region or "</s>" in region or "<e" in region:
+        region = END_TOKEN.sub("\n", region)
+    start, tag = max((region.rfind(f"<{tag}>"), tag) for tag in TAGS)
     if start < 0:
-        return None
-    rest = text[start:].removeprefix("\\boxed").removeprefix("\\fbox")
-    body = rest.lstrip()
-    if not body.startswith("{"):
-        word = re.match(r"\s*(\\?[^\s{}$\\]+)", rest)
-        return word.group(1).rstrip(".,") if word and rest[:1].isspace() else None
-    return _balanced(body)
+        return region, False
+    return region[start + len(tag) + 2 :].partition(f"</{tag}>")[0], True
 
 
-def _balanced(text: str) -> str | None:
-    """What stands between the opening brace of `text` and the brace that closes it."""
-    depth, escaped = 0, False
-    for position, character in enumerate(text):
-        if character == "{" and not escaped:
-            depth += 1
-        elif character == "}" and not escaped:
-            depth -= 1
-            if depth == 0:
-                return text[1:position]
-        if depth > MAX_NESTING:
-            return None
-        escaped = character == "\\" and not escaped
+def _first_read(source: str, spans: Iterator[str], lenient: bool) -> Found | None:
+    """The last span that holds an answer; judgements such as "the answer is correct" are passed over."""
+    for _, span in zip(range(MAX_MARKS), spans, strict=False):
+        answer = read_span(span)
+        if is_verdict(answer) or not span.strip():
+            continue
+        if lenient:
+            answer = answer or last_mathematics(span)
+        return Found(_bounded(answer), source, span)
     return None
+
+
+def _hashes(region: str) -> Iterator[str]:
+    """What stands behind `####`, from the last; a heading of the answer has it on the next line."""
+    if "####" not in region:
+        return
+    for match in reversed([*HASHES.finditer(region)]):
+        line = match.group(1).strip()
+        if HEADING.match(line) or not line:
+            yield _next_line(region, match.end())
+        elif not line.lower().startswith(("step", "part", "case", "solution", "explanation", "problem")):
+            yield line
+
+
+def _phrases(region: str) -> Iterator[str]:
+    """What follows "answer is", from the last, or its correction; on the next line where nothing follows."""
+    marks = [(match.end(), match) for match in PHRASE.finditer(region)]
+    marks += [(match.end(), match) for match in HEADING.finditer(region)]
+    for end, _ in sorted(marks, key=lambda mark: mark[0], reverse=True):
+        rest = region[end:]
+        sentence = first_sentence(rest[: MAX_ANSWER * 2])
+        if not sentence.strip(" *_`\t\r"):
+            yield _next_line(region, end + len(sentence))
+        else:
+            display = DISPLAY.match(rest[:MAX_ANSWER])
+            yield display.group() if display else corrected(sentence, rest[len(sentence) : MAX_ANSWER])
+
+
+def _solutions(region: str) -> Iterator[str]:
+    return reversed(SOLUTION.findall(region)) if "A:" in region else iter(())
+
+
+def _next_line(region: str, end: int) -> str:
+    """The next line that says something, or the display that stands there; no line of a numbered list."""
+    rest = region[end : end + 2 * MAX_ANSWER].lstrip("\r\n\t *_`.。")
+    if display := DISPLAY.match(rest):
+        return display.group()
+    line = rest.partition("\n")[0]
+    return "" if starts_list(line) else first_sentence(line)
+
+
+def _last_line(region: str) -> str:
+    """The last sentence of what stands in `<answer>`."""
+    lines = region.strip().splitlines()
+    if DISPLAY.fullmatch(region.strip()) or len(lines) <= 1:
+        return region.strip()
+    return lines[-1]
 
 
 def _bounded(answer: str | None) -> str | None:

@@ -4,18 +4,18 @@ import itertools
 import re
 from dataclasses import dataclass
 
+from posttrain.grading.values.intervals import REAL_LINE, interval_of, without_points
+
 MAX_SIGNS = 4  # `\pm` in one item
-ASSIGNMENT = re.compile(r"^\s*(\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?(?:\([^()=,]*\))?)\s*(?:=|\\in)\s*(.+)$", re.DOTALL)
-NAME = r"(?:[A-Za-z]|\\[a-z]+)"
-BOUND = r"((?:(?!\\[lg]e(?![a-z])|\b(?:and|or)\b)(?:[^<>=,;]|,(?=\d{3}(?!\d))))+)"
-DOUBLE_INEQUALITY = re.compile(rf"^{BOUND}(\\le|<|\\ge|>)\s*({NAME})\s*(\\le|<|\\ge|>){BOUND}$")
-INEQUALITY = re.compile(rf"^({NAME})\s*(\\le|<|\\ge|>){BOUND}$")
-TURNED_INEQUALITY = re.compile(rf"^{BOUND}(\\le|<|\\ge|>)\s*({NAME})$")
-TURNED = {"\\le": "\\ge", "\\ge": "\\le", "<": ">", ">": "<"}
-SET_BUILDER = re.compile(rf"^\\\{{\s*{NAME}\s*(?:\||:|\\mid)\s*(.+)\\\}}$")
+ASSIGNMENT = re.compile(r"^ ?(\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*+\}))?(?:\([^()=,]*+\))?) ?(?:=|\\in) ?(.+)$", re.DOTALL)
 CLOSING = {"(": ")", "[": "]", "\\{": "\\}"}
 COLUMN = re.compile(r"^\\begin\{pmatrix\}([^&]*)\\end\{pmatrix\}$", re.DOTALL)
+LISTED_IN_TEXT = re.compile(r"\\text ?\{([^{}]*,[^{}]*+)\}")
 GROUPS = re.compile(r";|\b(?:and|or)\b")
+DIFFERENCE = re.compile(
+    r"^(.+?) ?(?:\\setminus|\\backslash|\\smallsetminus|(?<=\}) ?-|(?<=\)) ?-) ?\\\{(.+)\\\}$", re.DOTALL
+)
+UNEQUAL = re.compile(r"^(?:x|[a-z]) ?\\ne ?([^<>=]+)$")
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,20 @@ class Container:
     items: tuple[str, ...]
     name: str | None = None
 
+    def names(self) -> set[str]:
+        """The names that are given values in it."""
+        return {match.group(1) for item in self.items if (match := ASSIGNMENT.match(item))}
+
 
 def container_of(answer: str) -> Container | None:
     """The container that the answer is, or None for a single item."""
-    inner = re.fullmatch(r"\\text\s*\{([^{}]*,[^{}]*)\}", answer)
+    inner = LISTED_IN_TEXT.fullmatch(answer)
     answer = inner.group(1) if inner else answer
+    if interval := _of_real_numbers(answer):
+        return interval
     if "\\cup" in answer:
         parts = [part.strip() for part in answer.split("\\cup")]
         return Container("union", tuple(parts)) if all(parts) else None
-    if interval := _interval(answer):
-        return interval
     if (column := COLUMN.match(answer)) and "\\begin" not in column.group(1):
         return Container("()", tuple(item.strip() for item in column.group(1).split("\\\\") if item.strip()))
     if "\\begin" in answer:
@@ -47,9 +51,27 @@ def container_of(answer: str) -> Container | None:
         return solutions
     pieces = _split(answer)
     items = [sign for piece in pieces for sign in _signs(piece)]
-    bracketed = len(pieces) == 1 and answer.startswith("\\{") and answer.endswith("\\}")
-    if len(items) > 1 and not bracketed:
+    if len(items) > 1 and not (len(pieces) == 1 and answer.startswith("\\{") and answer.endswith("\\}")):
         return Container("list", tuple(items))
+    return _bracketed(answer)
+
+
+def _of_real_numbers(answer: str) -> Container | None:
+    """Intervals in any spelling, and what is left of one without some points."""
+    if unequal := UNEQUAL.match(answer):
+        rest = without_points(REAL_LINE, split_items(unequal.group(1)))
+        return Container("union", rest) if rest else None
+    if (difference := DIFFERENCE.match(answer)) and difference.group(1).strip():
+        rest = without_points(difference.group(1).strip(), split_items(difference.group(2)))
+        return Container("union", rest) if rest else None
+    found = interval_of(answer)
+    if found is None:
+        return None
+    kind, items, name = found
+    return Container(kind, items, name)
+
+
+def _bracketed(answer: str) -> Container | None:
     for opening in CLOSING:
         if answer.startswith(opening):
             for closing in (")", "]", "\\}"):
@@ -58,9 +80,16 @@ def container_of(answer: str) -> Container | None:
                     if not _balanced(body):
                         continue
                     parts = split_items(body)
+                    if opening + closing == "\\{\\}" and len(parts) > 1 and _all_named(parts):
+                        return Container("list", tuple(parts))  # {x=1, y=2} is a solution
                     if len(parts) > 1 or opening == "\\{":
                         return Container(opening + closing, tuple(parts))
     return None
+
+
+def _all_named(parts: list[str]) -> bool:
+    names = [match.group(1) for part in parts if (match := ASSIGNMENT.match(part))]
+    return len(set(names)) == len(parts)
 
 
 def _solutions(answer: str) -> Container | None:
@@ -71,32 +100,6 @@ def _solutions(answer: str) -> Container | None:
     if len(groups) < 2 or not complete or named.count(named[0]) != len(named):
         return None
     return Container("list", tuple(f"({','.join(group)})" for group in groups))
-
-
-def _interval(answer: str) -> Container | None:
-    """`2 \\le x < 5` and `\\{x | 2 \\le x < 5\\}` as [2, 5); `x < 5` as (-\\infty, 5)."""
-    built = SET_BUILDER.match(answer)
-    if built:
-        answer = built.group(1).strip()
-    if turned := TURNED_INEQUALITY.match(answer):
-        answer = f"{turned.group(3)} {TURNED[turned.group(2)]} {turned.group(1)}"
-    if one := INEQUALITY.match(answer):
-        name, relation, bound = one.groups()
-        variable = None if built else name
-        if relation in ("\\le", "<"):
-            return Container("(]" if relation == "\\le" else "()", ("-\\infty", bound.strip()), variable)
-        return Container("[)" if relation == "\\ge" else "()", (bound.strip(), "\\infty"), variable)
-    match = DOUBLE_INEQUALITY.match(answer)
-    if match is None:
-        return None
-    low, first, name, second, high = match.groups()
-    if (first in ("\\le", "<")) != (second in ("\\le", "<")):
-        return None
-    if first in ("\\ge", ">"):
-        low, high, first, second = high, low, second, first
-    opening = "[" if first in ("\\le", "\\ge") else "("
-    closing = "]" if second in ("\\le", "\\ge") else ")"
-    return Container(opening + closing, (low.strip(), high.strip()), None if built else name)
 
 
 def split_items(text: str) -> list[str]:

@@ -3,7 +3,8 @@
 import re
 from fractions import Fraction
 
-TOKEN = re.compile(r"\s*(?:(\d+\.\d*|\.\d+|\d+)|(\\frac|\\times|\\cdot|\\div|\\%)|([-+*/^(){}%!]))")
+TOKEN = re.compile(r"\s{0,99}(?:(\d+\.\d*|\.\d+|\d+)|(\\frac|\\times|\\cdot|\\div|\\%)|([-+*/^(){}%!]))")
+DECIMAL = re.compile(r"-?[\d.]+")
 MAX_BITS = 20_000  # of any intermediate value; larger ones are left to the process that can be killed
 MAX_LENGTH = 5000  # characters
 MAX_FACTORIAL = 200
@@ -22,6 +23,24 @@ def to_rational(text: str) -> Fraction | None:
     except (NotRationalError, RecursionError):
         return None
     return value
+
+
+def to_rational_or_none(text: str) -> Fraction | None:
+    """The exact value, or None for anything else, a division by zero included."""
+    try:
+        return to_rational(text)
+    except ZeroDivisionError:
+        return None
+
+
+def same_percentage(gold: str, answer: str, expected: Fraction, value: Fraction, bare: bool) -> bool:
+    """A sign that only the gold has is a unit that may be missing. One that only the answer has is a unit, too, where
+    the gold is a bare number above 1: nobody means 3500 % by 35.
+    """
+    if gold.endswith("%"):
+        return "%" not in answer and expected * 100 == value
+    written = bare and DECIMAL.fullmatch(gold) is not None
+    return written and answer.endswith("%") and abs(expected) > 1 and value == expected / 100
 
 
 def _tokens(text: str) -> list[str]:
