@@ -119,7 +119,7 @@ def eval_contradictions(path: str, values: dict[str, Any]) -> list[str]:
 
 
 def grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:
-    """Values TRL looks at only in training, sampling other than what is trained on, and steps between generations."""
+    """Values TRL looks at only in training, sampling other than what is trained on, and weights of rewards."""
     faults = [
         f"{path}: {key}: {values[key]!r}: expected one of {', '.join(known)}"
         for key, known in GRPO_CHOICES.items()
@@ -135,6 +135,12 @@ def grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     weights, names = values.get("reward_weights"), values["reward_funcs"]
     if not names or (weights is not None and len(weights) != len(names)):
         faults.append(f"{path}: reward_weights: {weights}: expected one weight for each of reward_funcs: {names}")
+    return faults
+
+
+def stop_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """Texts that end a completion, which only vLLM knows, and what a server rests on beside."""
+    faults = []
     stops = (values.get("generation_kwargs") or {}).get("stop") or []
     ends = declared_prompt(values["prompt"]).stop
     if values["use_vllm"] and not set(ends) <= set(stops):
@@ -150,6 +156,12 @@ def grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     if values["use_vllm"]:
         missing = [key for key in SERVER_KEYS if key not in values]
         faults += [f"{path}: {key}: missing; expected with use_vllm: true, as its default has moved" for key in missing]
+    return faults
+
+
+def generation_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """Updates that see a part of a generation, and checkpoints in the middle of one."""
+    faults = []
     accumulation = values["gradient_accumulation_steps"]
     reuse = values.get("steps_per_generation") or accumulation
     if max(reuse, accumulation) % min(reuse, accumulation):

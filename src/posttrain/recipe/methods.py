@@ -25,14 +25,13 @@ from posttrain.recipe.rules import with_range
 from posttrain.recipe.sampling_options import EvalOptions, RoundOptions, SampleOptions
 from posttrain.recipe.schema import (
     DISTILLATION_CONFIG,
-    DPO_CONFIG,
     GRPO_CONFIG,
     MODEL_CONFIG,
-    REWARD_CONFIG,
     SFT_CONFIG,
-    VALUE_CONFIG,
+    TRAINING_ARGUMENTS,
     Field,
     read_fields,
+    trl_config,
 )
 
 Rule = Callable[[str, dict[str, Any]], list[str]]
@@ -102,7 +101,10 @@ ROWS = (
         "grpo",
         options=(GrpoOptions,),
         library=(GRPO_CONFIG,),
-        rules=(rules.grpo_contradictions, rules.strategy_contradictions),
+        rules=(
+            rules.grpo_contradictions, rules.stop_contradictions, rules.generation_contradictions,
+            rules.strategy_contradictions,
+        ),
         required=(
             *TRAINING, "max_completion_length", "num_generations", "temperature", "loss_type", "scale_rewards", "beta",
             "num_iterations", "mask_truncated_completions", "use_vllm", "per_device_train_batch_size",
@@ -112,21 +114,21 @@ ROWS = (
     Method(
         "dpo",
         options=(PairOptions,),
-        library=(DPO_CONFIG,),
+        library=(trl_config("dpo_config.py:DPOConfig"),),
         rules=(rules.pair_contradictions, rules.strategy_contradictions),
         required=(*TRAINING, "max_length", "beta", "loss_type"),
     ),
     Method(
         "reward_model",
         options=(RewardOptions,),
-        library=(REWARD_CONFIG,),
+        library=(trl_config("reward_config.py:RewardConfig"),),
         rules=(rules.pair_contradictions, rules.strategy_contradictions),
         required=(*TRAINING, "max_length"),
     ),
     Method(
         "value",
         options=(ValueOptions,),
-        library=(VALUE_CONFIG,),
+        library=((TRAINING_ARGUMENTS,),),
         rules=(rules.value_contradictions, rules.pair_contradictions, rules.strategy_contradictions),
         required=TRAINING,
     ),

@@ -16,17 +16,16 @@ from typing import Any
 # Enumerations that annotations of transformers' TrainingArguments name, by the file that defines them.
 ENUM_FILES = ("transformers/trainer_utils.py", "transformers/training_args.py")
 TRAINING_ARGUMENTS = "transformers/training_args.py:TrainingArguments"
-SFT_CONFIG = (TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig", "trl/trainer/sft_config.py:SFTConfig")
-GRPO_CONFIG = (TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig", "trl/trainer/grpo_config.py:GRPOConfig")
-REWARD_CONFIG = (
-    TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig", "trl/trainer/reward_config.py:RewardConfig",
-)  # fmt: skip
-DPO_CONFIG = (TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig", "trl/trainer/dpo_config.py:DPOConfig")
-DISTILLATION_CONFIG = (
-    TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig",
-    "trl/trainer/distillation_config.py:DistillationConfig",
-)  # fmt: skip
-VALUE_CONFIG = (TRAINING_ARGUMENTS,)
+
+
+def trl_config(source: str) -> tuple[str, ...]:
+    """The fields of TRL's arguments class named as `file.py:Class` of trl/trainer, with those that it inherits."""
+    return (TRAINING_ARGUMENTS, "trl/trainer/base_config.py:_BaseConfig", f"trl/trainer/{source}")
+
+
+SFT_CONFIG = trl_config("sft_config.py:SFTConfig")
+GRPO_CONFIG = trl_config("grpo_config.py:GRPOConfig")
+DISTILLATION_CONFIG = trl_config("distillation_config.py:DistillationConfig")
 MODEL_CONFIG = ("trl/trainer/model_config.py:ModelConfig",)
 
 
