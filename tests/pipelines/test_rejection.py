@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from conftest import REPOSITORY, launch, run_script, start
+from conftest import REPOSITORY, run_script, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.errors import PosttrainError
@@ -118,12 +118,11 @@ def test_real_questions_that_nobody_solves_are_counted_right(tmp_path, shared_da
 
 
 @pytest.mark.slow
-def test_the_walk_through(tmp_path):
-    data, early, out = tmp_path / "data", tmp_path / "early", tmp_path / "out"
-    assert run_script("data_prep/tiny_math.py", "--out", data).returncode == 0
-    done = launch(
-        "accelerate_configs/cpu.yaml", "src/sft.py", "recipes/tiny_sft.yaml", "--dataset_name", data / "tiny_math",
-        "--output_dir", early, "--eval_strategy", "no", "--sample_generations", 0,
+def test_the_walk_through(whole_tiny_data, tmp_path):
+    data, early, out = whole_tiny_data, tmp_path / "early", tmp_path / "out"
+    done = run_script(
+        "src/sft.py", "recipes/tiny_sft.yaml", "--dataset_name", data / "tiny_math", "--output_dir", early,
+        "--eval_strategy", "no", "--sample_generations", 0,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     command = [

@@ -141,14 +141,15 @@ def killed_at(line: int, delay: float, command: list[str], out: Path) -> bool:
     return running
 
 
-def test_a_run_killed_ten_times_ends_bit_identical(tiny_data, tmp_path):
-    """Killed within every four of its 40 logged lines, at a random moment of one of the steps after the line."""
-    steps = {"max_steps": 200, "save_steps": 10, "logging_steps": 5, "eval_steps": 40}
+@pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.exhaustive)])
+def test_a_run_killed_again_and_again_ends_bit_identical(tiny_data, tmp_path, kills):
+    """Of four lines that it logs a kill follows one, at a random moment of the steps to the next."""
+    steps = {"max_steps": 20 * kills, "save_steps": 10, "logging_steps": 5, "eval_steps": 40}
     must(run_script(*arguments(tiny_data, tmp_path / "whole", **steps)))
     command, rng = arguments(tiny_data, tmp_path / "killed", **steps), random.Random(0)
-    step = record(tmp_path / "whole")["result"]["wall_seconds"] / 200
-    for kills in range(10):
-        assert killed_at(3 * kills + 1, rng.uniform(0, 5 * step), command, tmp_path / "killed"), kills
+    step = record(tmp_path / "whole")["result"]["wall_seconds"] / steps["max_steps"]
+    for number in range(kills):
+        assert killed_at(3 * number + 1, rng.uniform(0, 5 * step), command, tmp_path / "killed"), number
     must(run_script(*command))
     assert_identical(tmp_path / "whole", tmp_path / "killed")
 

@@ -37,7 +37,7 @@ def test_the_figures_are_those_of_an_evaluation(run, whole_tiny_data, tmp_path):
     logged = figures(run)[6]
     for name in BENCHMARKS:
         evaluated = json.loads((tmp_path / name / "metrics.json").read_text())
-        assert logged[f"eval_{name}/accuracy"] == evaluated["accuracy"]["value"] > 0.2
+        assert logged[f"eval_{name}/accuracy"] == evaluated["accuracy"]["value"] > 0
         assert logged[f"eval_{name}/accuracy_low"] == evaluated["accuracy"]["low"]
         assert logged[f"eval_{name}/format_rate"] == evaluated["format_rate"]
         assert logged[f"eval_{name}/tokens"] == evaluated["tokens"]["all"]["mean"]
