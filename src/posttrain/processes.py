@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 GRACE_SECONDS = 3.0  # between SIGTERM and SIGKILL of a command and its descendants
-END_SECONDS = 4.0  # between a signal and the end of this process, whatever it is doing
+END_SECONDS = 3.5  # between a signal and the end of this process, whatever it is doing
 LOOK_SECONDS = 0.2  # between two looks of a keeper at its parent
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PARENT_GONE, ADOPT_ORPHANS = 1, 36  # prctl's PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER
@@ -214,5 +214,7 @@ def _is_alive(process: Any) -> bool:
         return False
 
 
+if "multiprocessing.forkserver" in " ".join(sys.orig_argv):  # this process is such a server
+    end_with_parent(os.getppid())
 if __name__ == "__main__":
     sys.exit(keep(int(sys.argv[1]), sys.argv[2:]))

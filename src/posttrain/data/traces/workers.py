@@ -29,7 +29,8 @@ def start_forkserver() -> ForkServerContext:
     """Start what the processes are forked from, unless it runs: called early, its imports overlap with the caller's."""
     context = multiprocessing.get_context("forkserver")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process each is enough
-    context.set_forkserver_preload(["posttrain.data.traces.workers", "posttrain.data.encode"])
+    # The first one ends the server with this command, also while it imports the others.
+    context.set_forkserver_preload(["posttrain.processes", "posttrain.data.traces.workers", "posttrain.data.encode"])
     forkserver.ensure_running()
     return context
 
