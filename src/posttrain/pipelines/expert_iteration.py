@@ -165,8 +165,9 @@ def run_stage(stage: Stage, output_dir: Path) -> None:
 def run_round(rounds: Rounds, number: int) -> dict[str, Any]:
     """One round from its first unfinished stage on; its record, which is also in `round.json`."""
     directory = rounds.directory(number)
-    if record := lineage.read_json(directory / ROUND_FILE):
-        return record
+    record = lineage.read_json(directory / ROUND_FILE) or {}
+    if {"round", "skipped", "evaluation", *(("accepted",) if number else ())} <= set(record):
+        return record  # of another one, all is read again from the stages' own files
     record = {"round": number, "skipped": None}
     if number > 0:
         run_stage(rounds.sample(number), rounds.output_dir)

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from trl.models import unwrap_model_for_generation
 
 from posttrain import atomic
+from posttrain.console import say
 from posttrain.data.prompts import render_prompt
 from posttrain.lineage import METRICS_FILE
 
@@ -22,17 +23,28 @@ logger = logging.getLogger(__name__)
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop lines of steps after `step`, and a half-written last line: the resumed run writes them again."""
+    """Drop lines of steps after `step`, and a half-written last line: the resumed run writes them again.
+
+    A damaged line loses only itself, and is counted.
+    """
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text().split("\n"):  # not splitlines, which also splits at U+2028
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:  # the line that a kill cut off
-            break
-    atomic.write_bytes(path, "".join(kept).encode())
+    *lines, _ = path.read_bytes().split(b"\n")  # not splitlines, which also splits at U+2028; the last was cut off
+    steps = [step_of(line) for line in lines]
+    if damaged := steps.count(None):
+        say(f"{path}: {damaged} of {len(lines)} lines are damaged and left out")
+    kept = [line + b"\n" for line, of in zip(lines, steps, strict=True) if of is not None and of <= step]
+    atomic.write_bytes(path, b"".join(kept))
+
+
+def step_of(line: bytes) -> int | None:
+    """The step of a line of such a file, None where it is no JSON object with one."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = entry.get("step") if isinstance(entry, dict) else None
+    return step if isinstance(step, int) else None
 
 
 class ContinuedFile(TrainerCallback):

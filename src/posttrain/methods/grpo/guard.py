@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
+
 from posttrain.console import say
 from posttrain.data.prompts import render_prompt
 from posttrain.evaluation.comparison import mcnemar
 from posttrain.grading.grader import Grade, Verdict
 from posttrain.methods.grpo.rewards import UNDECIDED
-from posttrain.training.callbacks import ContinuedFile
+from posttrain.training.callbacks import ContinuedFile, forget_after, step_of
 
 GUARD_FILE = "guard.jsonl"
 SIGNIFICANT = 0.01  # two-sided p of McNemar's test against the start
@@ -26,14 +28,20 @@ class Guard(ContinuedFile):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)
+        lines = self._lines(state, state.global_step)
         if state.global_step == 0:
+            if state.is_world_process_zero:
+                forget_after(self.path, -1)  # of a start that was killed before its first checkpoint
             self._ask(state)
+        elif not lines or lines[0]["step"]:
+            first = lines[0]["step"] if lines else self._ask(state)["step"]
+            say(f"{self.path}: the answers of the start are gone; a fall is measured from step {first} on")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.every:
             return
         line = self._ask(state)
-        lines = [*read_guard(self.path, state.global_step - 1), line]
+        lines = [*self._lines(state, state.global_step - 1), line]
         if best_line(lines) is line:
             state.best_metric = line["accuracy"]
             state.best_global_step = state.global_step
@@ -43,6 +51,11 @@ class Guard(ContinuedFile):
             control.should_training_stop = control.should_log = True
             if state.is_world_process_zero:
                 say(f"{self.path}: step {state.global_step}: {fault}; the run stops here")
+
+    def _lines(self, state: Any, until: int) -> list[dict[str, Any]]:
+        """The sound lines up to a step, the same in every process; others are left out."""
+        found = read_guard(self.path, len(self.rows)) if state.is_world_process_zero else []
+        return broadcast_object_list([[line for line in found if line["step"] <= until]], from_process=0)[0]
 
     def _ask(self, state: Any) -> dict[str, Any]:
         """Every process asks, grades and so decides alike; the main one writes."""
@@ -69,10 +82,18 @@ def outcomes(grades: list[Grade]) -> tuple[list[int | None], float]:
     return correct, sum(decided) / max(1, len(decided))
 
 
-def read_guard(path: Path, until: int | None = None) -> list[dict[str, Any]]:
-    """The guard's lines up to step `until`, the start first."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    return [line for line in lines if until is None or line["step"] <= until]
+def read_guard(path: Path, questions: int | None = None) -> list[dict[str, Any]]:
+    """The guard's sound lines, the start first; `questions` is how many answers each must have."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    entries = [json.loads(line) for line in lines if step_of(line) is not None]
+    return [entry for entry in entries if is_sound(entry, questions)]
+
+
+def is_sound(entry: dict[str, Any], questions: int | None) -> bool:
+    """Whether a line holds what the guard writes."""
+    correct = entry.get("correct")
+    known = isinstance(correct, list) and all(answer in (0, 1, None) for answer in correct)
+    return known and isinstance(entry.get("accuracy"), float) and questions in (None, len(correct))
 
 
 def best_line(lines: list[dict[str, Any]]) -> dict[str, Any]:
