@@ -1,4 +1,4 @@
-"""Declared benchmarks as prepared datasets, from the hub or from a local file, their golds checked.
+"""Prepare declared benchmarks, from the hub or from a local file, and check their gold answers.
 
     python data_prep/benchmarks.py math500 aime24 amc23
     python data_prep/benchmarks.py aime24 --file aime24.jsonl

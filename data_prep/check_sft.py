@@ -44,7 +44,9 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-path", type=Path, required=True, help="conversations (.jsonl) or questions (.json)")
-    parser.add_argument("--qwen3-model-path", required=True, help="whose tokenizer is used; directory or hub name")
+    parser.add_argument(
+        "--qwen3-model-path", required=True, help="model whose tokenizer is used; directory or hub name"
+    )
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--prompt", default="chat", choices=["chat", "question_only"])

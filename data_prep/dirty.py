@@ -1,4 +1,4 @@
-"""A prepared dataset with a share of wrong solutions among its training rows, to see what they cost.
+"""Copy a prepared dataset with a share of wrong solutions among its training rows, to measure what they cost.
 
     python data_prep/dirty.py data/gsm8k --share 0.1 --out data/gsm8k_dirty_10
 
@@ -19,7 +19,9 @@ from posttrain.errors import PosttrainError, run_script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, help="directory written by a data_prep script")
-    parser.add_argument("--share", type=float, required=True, help="of training rows, between 0 and 1")
+    parser.add_argument(
+        "--share", type=float, required=True, help="share of the training rows to make wrong, between 0 and 1"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

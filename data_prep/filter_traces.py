@@ -1,4 +1,4 @@
-"""Traces of any source as a prepared dataset: what fits the budget and is right, and why the rest was dropped.
+"""Turn traces of any source into a dataset: keep what fits the budget and is right, count the rest by reason.
 
     python data_prep/filter_traces.py traces.jsonl more/ --tokenizer Qwen/Qwen2.5-Math-1.5B --prompt r1_zero \\
         --eos-token '<|endoftext|>' --max-tokens 4096 --out data/traces_4096
@@ -150,7 +150,7 @@ def parse_arguments() -> argparse.Namespace:
     add: Any = parser.add_argument
     add("inputs", nargs="*", type=Path, help="files, or directories of .jsonl, .json, .csv, .parquet (.gz, .zst, …)")
     add("--hub", help="a dataset of the hub instead")
-    add("--hub-config", help="its configuration")
+    add("--hub-config", help="configuration of the dataset of --hub")
     add("--hub-split", default="train")
     add("--revision", help="commit on the hub; its newest without it, and recorded")
     add("--source", help="name of the source in the rows that name none; else --hub, or the first input's name")
@@ -162,28 +162,23 @@ def parse_arguments() -> argparse.Namespace:
     add("--eos-token", help="as in the recipe; the tokenizer's own without it")
     add("--max-tokens", type=int, required=True, help="the budget: the recipe's max_length")
     add("--length-of", choices=("prompt+response", "response"), default="prompt+response", help="what must fit")
-    add("--min-tokens", type=int, default=2, help="of the response, its end token included")
+    add("--min-tokens", type=int, default=2, help="tokens that a response must have, its end token included")
     add("--require-think", action="store_true", help="a response without </think> is unfinished; r1_zero implies it")
     add("--no-gold", action="store_true", help="do not check answers against gold ones")
-    add("--max-repeats", type=int, default=8, help="times that the same 20 tokens may come in a response")
+    add("--max-repeats", type=int, default=8, help="how often the same 20 tokens may come in a response")
     add("--near-duplicates", type=float, default=0.8, help="similarity from which a row is one; 0 keeps them")
     add("--decontaminate", default="all", help="benchmarks separated by commas, all, or none")
     add("--data-dir", type=Path, default=Path("data"), help="where the prepared benchmarks lie")
-    add("--max-per-source", type=int, help="cap")
+    add("--max-per-source", type=int, help="rows to keep of one source at most")
     add("--order-by", help="column of a pass rate; the highest are taken first, and a row without number is dropped")
     add("--n", type=int, help="rows to keep, by a seeded hash of their content")
-    add("--validation", type=int, default=0, help="of these, rows held out, whole questions at a time")
+    add("--validation", type=int, default=0, help="rows of these to hold out, whole questions at a time")
     add("--seed", type=int, default=42)
     add("--prompt-template", help="question from columns: '{subject}: {relation}'; {prompt} is what was found")
     add("--response-template", help="response from columns; {response} is what was found")
-    add("--gold-column", help="of the gold answer; a field of a column with a point: reward_model.ground_truth")
-    add(
-        "--control-tokens",
-        choices=("drop", "text"),
-        default="drop",
-        help="written in a text: drop the row, or make it text",
-    )
-    add("--max-row-mb", type=float, default=ROW_BYTES / 2**20, help="the longest row of any format once it is unpacked")
+    add("--gold-column", help="column of the gold answer, or a field of one with a point: reward_model.ground_truth")
+    add("--control-tokens", choices=("drop", "text"), default="drop", help="drop rows that hold one, or make it text")
+    add("--max-row-mb", type=float, default=ROW_BYTES / 2**20, help="MiB that a row may have once it is unpacked")
     add("--strict", action="store_true", help="end at rows that cannot be read instead of counting them")
     add("--dry-run", action="store_true", help="print the table and write nothing")
     add("--keep-dropped", action="store_true", help="also write dropped.parquet")

@@ -1,4 +1,4 @@
-"""GSM8K as a prepared dataset, from the hub or from local files.
+"""Prepare GSM8K as a dataset, from the hub or from local files.
 
     python data_prep/gsm8k.py                                            # openai/gsm8k from the hub
     python data_prep/gsm8k.py --train train.jsonl --test test.jsonl      # local JSON lines
@@ -52,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
         default="boxed",
         help="how a solution ends: a sentence with \\boxed{42}, or r1_zero's tags around it",
     )
-    parser.add_argument("--keep-marks", action="store_true", help="keep <<48/2=24>>")
+    parser.add_argument("--keep-marks", action="store_true", help="keep the calculator marks, <<48/2=24>>")
     parser.add_argument("--tokenizer", help="directory or hub name; counts tokens into the manifest")
     arguments = parser.parse_args()
     if arguments.validation < 1:

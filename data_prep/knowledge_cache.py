@@ -1,4 +1,4 @@
-"""The knowledge bank: sentences as a matrix of token ids, built once and checked whenever it is there.
+"""Build the knowledge bank: sentences as a matrix of token ids. If the bank is there already, check it.
 
     python data_prep/knowledge_cache.py --source data/knowledge_base/sentence_trex_data.json --tokenizer Qwen/Qwen3-4B
     python data_prep/knowledge_cache.py --triples triples.jsonl --patterns patterns.jsonl --tokenizer Qwen/Qwen3-4B
@@ -74,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokenizer", required=True, help="directory or hub name")
     parser.add_argument("--cache", type=Path, default=Path("data/cache/knowledge_cache.pt"))
     parser.add_argument("--knowledge-num", type=int, default=1024 * 1024, help="rows, a perfect square")
-    parser.add_argument("--knowledge-length", type=int, default=16, help="tokens a row")
+    parser.add_argument("--knowledge-length", type=int, default=16, help="tokens of a row")
     parser.add_argument("--recompute", action="store_true", help="build it again where it exists")
     arguments = parser.parse_args()
     if (arguments.triples is None) != (arguments.patterns is None) or (arguments.source and arguments.triples):

@@ -1,4 +1,4 @@
-"""Multiple-choice questions about facts (OMCQ) as conversations, or made from triples.
+"""Turn multiple-choice questions about facts (OMCQ) into conversations, or make the questions from triples first.
 
     python data_prep/omcq.py --input sft_data/omcq_trex_data.json --output sft_data/omcq_trex_sft.jsonl
     python data_prep/omcq.py --triples triples.jsonl --input sft_data/omcq_trex_data.json  # makes the questions first

@@ -1,4 +1,4 @@
-"""Preference pairs from verified samples: a right and a wrong answer to the same question.
+"""Make preference pairs from verified samples: a right and a wrong answer to the same question.
 
     python data_prep/preference_pairs.py outputs/tiny_samples --out data/tiny_pairs
     python data_prep/preference_pairs.py outputs/tiny_samples --out data/tiny_outcomes --outcomes

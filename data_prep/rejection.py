@@ -1,4 +1,4 @@
-"""Training rows from verified samples: accept, select, and write a dataset with its manifest.
+"""Make training rows from verified samples: accept, select, and write a dataset with its manifest.
 
     python data_prep/rejection.py outputs/tiny_ei/round_1/rollouts --out outputs/tiny_ei/round_1/data
     python data_prep/rejection.py --audit outputs/tiny_ei/round_1/data

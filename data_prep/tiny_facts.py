@@ -1,4 +1,4 @@
-"""The tiny world of facts: questions, their knowledge bank, and a random model to be frozen.
+"""Write the tiny world of facts: questions, their knowledge bank, and a random model to be frozen.
 
 python data_prep/tiny_facts.py                    # data/tiny_facts: 256 facts
 python data_prep/tiny_facts.py --names 16         # 1024 facts

@@ -1,4 +1,4 @@
-"""The tiny world's datasets: word problems for fine-tuning and evaluation, and plain text for the base model.
+"""Write the tiny world's datasets: word problems for fine-tuning and evaluation, and plain text for the base model.
 
     python data_prep/tiny_math.py                            # data/tiny_math
     python data_prep/tiny_math.py --text-lines 400000        # and data/tiny_text
@@ -44,7 +44,9 @@ def parse_arguments() -> argparse.Namespace:
         "--text-lines", type=int, default=0, help="also write data/tiny_text, plain text for the base model"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokenizer", type=Path, default=Path("assets/tiny_init"), help="counts n_tokens")
+    parser.add_argument(
+        "--tokenizer", type=Path, default=Path("assets/tiny_init"), help="tokenizer that counts the tokens of each row"
+    )
     parser.add_argument("--tokenizer-dir", type=Path, help="write a new tokenizer and model config here first")
     arguments = parser.parse_args()
     if arguments.tokenizer_dir and not arguments.text_lines:

@@ -1,4 +1,4 @@
-"""What preparing traces costs beside tokenising them, in one run: aims C1 to C6.
+"""Measure what preparing traces costs beside tokenising them, in one run: aims C1 to C6.
 
     make bench-data ARGS="--data ../shared/data/traces/mip_traces.jsonl --tokenizer ../shared/data/tokenizers/qwen2.5"
 

@@ -1,4 +1,4 @@
-"""Generation in slots beside `generate` of transformers in static batches, on outputs of very unequal length.
+"""Compare generation in slots with `generate` of transformers in static batches, on outputs of very unequal length.
 
     make bench-eval
 

@@ -1,4 +1,4 @@
-"""Where the seconds of a GRPO step go, beside TRL's trainer with the same settings.
+"""Measure where the seconds of a GRPO step go, beside TRL's trainer with the same settings.
 
     make bench-grpo                                             # after make demo, from outputs/tiny_sft_early/final
     make bench-grpo ARGS="--model … --use_vllm true --vllm_mode server …"    # with a server running: make serve

@@ -1,4 +1,4 @@
-"""Retrieval cost of the memory: product keys against brute force over the whole bank, and the peak memory of a layer.
+"""Measure retrieval: product keys against brute force over the whole bank, and the peak memory of a layer.
 
     make bench-memory                 # banks of 2^10 to 2^20 rows
 

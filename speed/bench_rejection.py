@@ -1,4 +1,4 @@
-"""Verify, select and write recorded samples, as one round of rejection sampling does it; ratio to Math-Verify alone.
+"""Verify, select and write recorded samples as a round of rejection sampling does, beside Math-Verify alone.
 
     make bench-rejection
     make bench-rejection ARGS="--data ../shared/data/gsm8k/train.jsonl"    # GSM8K's 7,473 solutions

@@ -1,4 +1,4 @@
-"""The reward path beside TRL's accuracy_reward, on real traces, and what hostile completions cost it.
+"""Compare the reward path with TRL's accuracy_reward on real traces, and measure what hostile completions cost it.
 
     make bench-reward ARGS="--traces ../shared/data/traces/mip_traces.jsonl"
 

@@ -1,4 +1,4 @@
-"""What training costs beside the arithmetic: our step against a bare loop and against TRL's own, on one CPU thread.
+"""Measure what training costs beside the arithmetic: our step, a bare loop and TRL's own step, on one CPU thread.
 
     make bench-sft                    # about ten minutes
     make bench-sft ARGS="--rounds 2"

@@ -1,4 +1,4 @@
-"""The verifier beside Math-Verify alone, TRL's accuracy_reward and the graders of published numbers.
+"""Compare the verifier with Math-Verify alone, TRL's accuracy_reward and the graders of published numbers.
 
     make bench-verifier ARGS="--data ../shared/data"
 

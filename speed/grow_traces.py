@@ -1,4 +1,4 @@
-"""Traces in any amount: copies, in each of which every lower-case word is exchanged for another of the same length.
+"""Copy traces to any amount; in each copy every lower-case word is replaced by another of the same length.
 
     python speed/grow_traces.py ../shared/data/traces/mip_traces.jsonl grown.jsonl --gigabytes 10
 

@@ -1,4 +1,4 @@
-"""Real T-REx triples as a world for the explicit memory: bank, base, and questions split by relation and subject.
+"""Turn T-REx triples into a world for the explicit memory: bank, base, and questions split by relation and subject.
 
     python speed/trex_world.py --data ../shared/data/trex --out data/trex_world
 

@@ -1,4 +1,4 @@
-"""Best of n by a reward model, against greedy decoding of the same weights, question by question.
+"""Choose the best of n samples by a reward model, and test the choice against greedy decoding of the same weights.
 
     python src/eval.py recipes/tiny_eval.yaml --model M --output_dir evals/greedy
     python src/eval.py recipes/tiny_eval.yaml --model M --output_dir evals/eight --num_samples 8 --temperature 0.3

@@ -1,4 +1,4 @@
-"""Two checkpoints on the benchmarks that both were evaluated on: is B better than A?
+"""Compare two checkpoints on the benchmarks that both were evaluated on: is B better than A?
 
     python src/compare.py evals/tiny_base evals/tiny_sft [--flips 3] [--lengths]
 

@@ -1,4 +1,4 @@
-"""One page on a prepared dataset; it opens from disk, and needs no network.
+"""Write one page about a prepared dataset. It opens from disk and needs no network.
 
     python src/data_report.py data/tiny_math
     python src/data_report.py data/gsm8k --tokenizer Qwen/Qwen2.5-1.5B --prompt r1_zero --budget 1024

@@ -1,4 +1,4 @@
-"""Distillation of a teacher into a student of the same tokenizer, offline or on policy.
+"""Distil a teacher into a student of the same tokenizer, offline or on policy.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml src/distill.py recipes/tiny_distill.yaml
 

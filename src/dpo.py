@@ -1,4 +1,4 @@
-"""Direct preference optimisation from preference pairs.
+"""Train by direct preference optimisation (DPO) from preference pairs.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml src/dpo.py recipes/tiny_dpo.yaml
 

@@ -1,4 +1,4 @@
-"""Evaluation of one checkpoint on one or more benchmarks.
+"""Evaluate one checkpoint on one or more benchmarks.
 
     python src/eval.py recipes/eval_greedy.yaml --model outputs/tiny_sft/final --benchmarks tiny_1step,tiny_2step
 

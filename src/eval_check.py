@@ -1,4 +1,4 @@
-"""Whether an evaluation reproduces a published score of its model, set and setting; exit code 1 where it does not.
+"""Check whether an evaluation reproduces a published score of its model, set and setting; if not, exit with code 1.
 
 python src/eval.py recipes/eval_check.yaml
 python src/eval_check.py evals/Qwen-Qwen2.5-Math-1.5B/math500

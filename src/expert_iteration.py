@@ -1,4 +1,4 @@
-"""Expert iteration: sample, verify, select, fine-tune, evaluate, and again from the new weights.
+"""Run expert iteration: sample, verify, select, fine-tune, evaluate, and again from the new weights.
 
     POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml python src/expert_iteration.py recipes/tiny_ei.yaml
 

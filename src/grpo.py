@@ -1,4 +1,4 @@
-"""GRPO from a recipe, with verified rewards.
+"""Train by GRPO from a recipe, with verified rewards.
 
     accelerate launch --config_file accelerate_configs/zero2.yaml src/grpo.py recipes/qwen_math_grpo.yaml
 

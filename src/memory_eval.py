@@ -86,12 +86,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--questions", type=Path, required=True, help=".json of data_prep/omcq.py, or conversations")
     parser.add_argument("--model", help="another copy of the frozen model than the one trained with")
     parser.add_argument("--cache", type=Path, help="another copy of the bank, or one made from it by changing rows")
-    parser.add_argument("--out", type=Path, help="evals/<run>/memory without it")
+    parser.add_argument("--out", type=Path, help="directory of the result; evals/<run>/memory without it")
     parser.add_argument("--banks", nargs="+", default=list(BANKS), choices=BANKS)
     parser.add_argument("--limit", type=int, help="ask so many questions, chosen by content hash")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--max-new-tokens", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0, help="of the shuffled and the edited bank")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the shuffled and the edited bank")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""An adapter merged into its base, as a model of its own, with the proof that it says the same.
+"""Merge an adapter into its base, and prove that the merged model says the same.
 
     python src/merge.py outputs/qwen2.5_1.5b_gsm8k_lora/final outputs/qwen2.5_1.5b_gsm8k_lora/merged [--dtype bfloat16]
 
@@ -15,7 +15,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("adapter", type=Path, help="directory of an adapter")
     parser.add_argument("out", type=Path, help="directory to write")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="as written")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16", "float16"],
+        help="data type of the written weights",
+    )
     asked = parser.parse_args()
     check_writable(asked.out)
 

@@ -1,4 +1,4 @@
-"""Rejection SFT: sample N candidates a question, keep what the verifier accepts, fine-tune a LoRA on it, evaluate.
+"""Sample N candidates for each question, keep what the verifier accepts, fine-tune a LoRA on it, and evaluate.
 
     export POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/single_gpu.yaml        # cpu.yaml without a GPU
     python src/rejection_sft.py recipes/qwen2_0.5b_gsm8k_rejection_lora.yaml --max-samples 5 --num-candidates 2

@@ -1,4 +1,4 @@
-"""One page of what evaluations and their runs show; it opens from disk, and needs no network.
+"""Write one page about evaluations and their runs. It opens from disk and needs no network.
 
     python src/report.py evals/tiny_base evals/tiny_sft --runs outputs/tiny_sft --out reports/tiny
 
@@ -20,9 +20,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="directories that a training script wrote")
     parser.add_argument("--memories", type=Path, nargs="*", default=[], help="directories of src/memory_eval.py")
     parser.add_argument("--out", type=Path, required=True, help="directory of the page")
-    parser.add_argument("--title", help="of the page; the name of its directory without it")
+    parser.add_argument("--title", help="title of the page; the name of its directory without it")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the benchmarks' questions lie")
-    parser.add_argument("--questions", type=int, default=200, help="shown for each benchmark; 0 shows all")
+    parser.add_argument("--questions", type=int, default=200, help="questions to show for each benchmark; 0 shows all")
     arguments = parser.parse_args()
     if not (arguments.evaluations or arguments.runs or arguments.memories):
         parser.error("name evaluations, --runs, --memories, or several")

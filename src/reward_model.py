@@ -1,4 +1,4 @@
-"""A reward model from preference pairs, for best-of-n.
+"""Train a reward model from preference pairs, for best-of-n.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml src/reward_model.py recipes/tiny_reward_model.yaml
 

@@ -1,4 +1,4 @@
-"""Rotary base and longest position of a model directory: show, extend, restore.
+"""Show, extend or restore the rotary base and the longest position of a model directory.
 
     python src/rope.py show MODEL
     python src/rope.py extend MODEL OUT --theta 300000 --positions 32768
@@ -25,7 +25,7 @@ def main() -> None:
             command.add_argument("out", type=Path)
     commands.choices["extend"].add_argument("--theta", type=float, required=True, help="the new rotary base")
     commands.choices["extend"].add_argument("--positions", type=int, required=True, help="the new longest position")
-    commands.choices["extend"].add_argument("--reason", default="", help="kept in rope_lock.json")
+    commands.choices["extend"].add_argument("--reason", default="", help="why; it is kept in rope_lock.json")
     asked = parser.parse_args()
     if asked.command == "extend":
         extend(asked.model, asked.out, asked.theta, asked.positions, asked.reason)

@@ -1,4 +1,4 @@
-"""Verified candidates for the questions of a dataset, from one checkpoint.
+"""Sample candidates for the questions of a dataset from one checkpoint, and verify them.
 
     python src/sample.py outputs/tiny_ei/round_1/sample.yaml
 

@@ -1,4 +1,4 @@
-"""metrics.json again from the samples on disk, without a model.
+"""Compute metrics.json again from the samples on disk, without a model.
 
     python src/score.py evals/tiny_sft/tiny_1step evals/tiny_sft/tiny_2step [--beside qwen]
 

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning from a recipe.
+"""Fine-tune a model from a recipe.
 
     accelerate launch --config_file accelerate_configs/zero2.yaml src/sft.py recipes/qwen_math_sft.yaml
 

@@ -1,4 +1,4 @@
-"""A grid over any fields of a recipe: every cell a normal run, then one report.
+"""Run a grid over any fields of a recipe, each cell as a normal run, and write one report.
 
     POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml python src/study.py studies/tiny_scaling.yaml
     … python src/study.py studies/gsm8k_scaling.yaml --gpus 0,1,2,3          # one cell per GPU at a time

@@ -1,4 +1,4 @@
-"""A value head: the chance of every prefix of an answer to turn out right, from verified samples.
+"""Train a value head on verified samples: the probability of every prefix of an answer to turn out right.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml src/value.py recipes/tiny_value.yaml
 

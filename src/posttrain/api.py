@@ -1,4 +1,4 @@
-"""Training from Python: the same scripts, recipes and run directories as from the shell."""
+"""Train from Python with the same scripts, recipes and run directories as from the shell."""
 
 import importlib.util
 import inspect

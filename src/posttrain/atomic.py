@@ -1,4 +1,4 @@
-"""Whole files or none: a reader never meets a half-written file, whatever kills the writer."""
+"""Write whole files or none: a reader never meets a half-written file, whatever kills the writer."""
 
 import hashlib
 import json

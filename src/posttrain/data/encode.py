@@ -1,4 +1,4 @@
-"""Rows to token ids and labels, and the lint that refuses rows which would teach the wrong thing.
+"""Turn rows into token ids and labels, and refuse rows that would teach the wrong thing.
 
 The prompt is tokenised alone, exactly as evaluation will tokenise it, and the completion after it; so what the model is
 trained to continue is what it will be asked to continue. Labels are -100 on the prompt: the loss is on the completion

@@ -1,4 +1,4 @@
-"""Whether B is better than A: paired tests over the same questions, and what this benchmark could have shown at all."""
+"""Test whether B is better than A on the same questions, and which difference this benchmark could have shown."""
 
 import json
 import math

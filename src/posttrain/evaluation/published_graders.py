@@ -1,4 +1,4 @@
-"""Graders of published numbers behind our grader's signature, to compare with those numbers; never to train on."""
+"""Imitations of published graders with our Grader's interface; they compare scores and never give rewards."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Whether an evaluation reproduces a published score: the same model, set and setting, within sampling error."""
+"""Decide whether an evaluation reproduces a published score of the same setting, within sampling error."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Files of an evaluation: samples survive an interruption, metrics.json is written last, counts add up or are not."""
+"""Write the files of an evaluation: samples survive an interruption; metrics.json comes last and must add up."""
 
 import json
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Which rotary base an evaluation runs under: the base model's own, unless the weights measurably need the trained one.
+"""Choose the rotary base of an evaluation: the base model's own, unless the loss is lower with the trained one.
 
 A model trained under a longer base mostly answers short questions better under its first one, but not always, and
 nothing in the weights says so; teacher-forced loss on validation rows of the run does.

@@ -1,4 +1,4 @@
-"""From graded samples to the figures of metrics.json. Nothing is ever dropped from a denominator.
+"""Compute the figures of metrics.json from graded samples. Nothing is ever dropped from a denominator.
 
 Of a sample they need a line of samples.jsonl: its question's `id`, `verdict`, `tokens`, `finish_reason`, whether it is
 in the prompt's format (`format`; `format_compat` as published graders test it), whether it is correct when unmarked

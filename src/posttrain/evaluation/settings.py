@@ -1,4 +1,4 @@
-"""One checkpoint on one benchmark: ask as trained, sample, grade, count."""
+"""Describe how one checkpoint is asked on one benchmark, and render its questions."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Open what answers: the model in this process, a server that runs, or one started for the occasion."""
+"""Open what completes prompts: the model in this process, a running server, or a server started for this command."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Whether a completion is in the format its prompt asks for, whatever its answer."""
+"""Decide whether a completion has the format that its prompt asks for, whatever its answer."""
 
 import re
 

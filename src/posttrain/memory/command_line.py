@@ -1,4 +1,4 @@
-"""The published command line of the explicit memory, `group.key=value` and `--config-name`, as a recipe's own."""
+"""Translate the published command line (`group.key=value`, `--config-name`) to that of a recipe."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Training of a memory: the answer's loss, what keeps the retrieval honest, and checkpoints of the memory alone."""
+"""Train a memory: the loss of the answer, the auxiliary losses of retrieval, and checkpoints of the memory alone."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which weights a run trains: all, an adapter, or all but frozen ones; and when it stops."""
+"""Load a model for training, and choose which weights train: all, an adapter, or all but frozen ones."""
 
 import re
 from typing import Any

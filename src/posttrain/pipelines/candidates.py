@@ -1,4 +1,4 @@
-"""What of a model's verified samples becomes training rows: rules over the candidates of one question."""
+"""Choose which of a model's verified samples become training rows, by rules over the candidates of one question."""
 
 from collections import Counter
 from collections.abc import Iterable

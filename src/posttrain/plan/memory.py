@@ -1,4 +1,4 @@
-"""What takes a run's memory, by estimate, and which settings of that run would save most of it.
+"""Estimate what takes a run's memory, and which settings of that run would save most of it.
 
 Bytes that one decoder layer of a Llama or Qwen2 (RMSNorm, SwiGLU, SDPA) saves for the backward pass, per token: 16h of
 norms and residuals in float32, and d (2h + 2q + 2k + 4f) of what the matrix products read; autocast keeps 6h more in

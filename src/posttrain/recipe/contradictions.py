@@ -1,4 +1,4 @@
-"""What a recipe may not say at once: faults between keys, each of which is fine alone.
+"""Find keys of a recipe that contradict each other, although each is fine alone.
 
 Which of these rules a recipe must obey is said by its row in `posttrain.recipe.methods`.
 """

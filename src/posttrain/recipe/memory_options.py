@@ -33,14 +33,19 @@ class MemoryOptions(AnswerOptions):
     num_candidates: int = field(
         default=16, metadata={"help": "Rows whose sentences are looked at for every token.", "min": 1}
     )
-    gumbel_temperature: float = field(default=1.0, metadata={"help": "Noise of the selection in training.", "above": 0})
+    gumbel_temperature: float = field(
+        default=1.0,
+        metadata={"help": "Temperature of the Gumbel noise by which a row is selected in training.", "above": 0},
+    )
     dropout: float = field(default=0.0, metadata={"help": "Dropout inside the fusion.", "min": 0, "max": 1})
     fusion_rank: int = field(default=0, metadata={"help": "Rank of the fusion's matrices; 0 is full rank.", "min": 0})
     gate_rank: int = field(default=0, metadata={"help": "Width of the gate's hidden layer; 0 is one matrix.", "min": 0})
     keys_path: str | None = field(
         default=None, metadata={"help": "Product keys as safetensors or torch.save; they are then not trained."}
     )
-    validation_name: str | None = field(default=None, metadata={"help": "Questions for eval_strategy."})
+    validation_name: str | None = field(
+        default=None, metadata={"help": "Questions that eval_strategy asks, in the form of dataset_name."}
+    )
     append_eos: bool = field(default=True, metadata={"help": "Teach the end of the answer."})
     counterfactual_prob: float = field(
         default=0.0,
@@ -52,14 +57,21 @@ class MemoryOptions(AnswerOptions):
         },
     )
     similarity_loss_coef: float = field(
-        default=0.1, metadata={"help": "Weight of minus the cosine with what is read.", "min": 0}
+        default=0.1,
+        metadata={
+            "help": "Weight of the similarity loss, minus the cosine between a token's query and what it reads.",
+            "min": 0,
+        },
     )
     diversity_loss_coef: float = field(
-        default=0.05, metadata={"help": "Weight of the cosine between candidates.", "min": 0}
+        default=0.05, metadata={"help": "Weight of the diversity loss, the cosine between candidates.", "min": 0}
     )
     router_loss_coef: float = field(
         default=0.0,
-        metadata={"help": "Weight of the cross entropy of the keys' scores at the question's row.", "min": 0},
+        metadata={
+            "help": "Weight of the router's loss, the cross entropy of the keys' scores at the question's row.",
+            "min": 0,
+        },
     )
     trainable: list[str] = field(
         default_factory=lambda: list(PARTS), metadata={"help": f"Parts that are trained, of {', '.join(PARTS)}."}

@@ -74,11 +74,18 @@ class SftOptions(AnswerOptions):
         metadata={"help": "Benchmarks answered greedily at every evaluation, separated by commas; null for none."},
     )
     eval_questions: int = field(
-        default=100, metadata={"help": "How many questions of each, always the same, chosen by content hash.", "min": 1}
+        default=100,
+        metadata={
+            "help": "Questions of each benchmark of eval_benchmarks, always the same, chosen by content hash.",
+            "min": 1,
+        },
     )
-    eval_max_new_tokens: int = field(default=1024, metadata={"help": "Tokens an answer to them may have.", "min": 1})
+    eval_max_new_tokens: int = field(
+        default=1024, metadata={"help": "Tokens that an answer to a question of eval_benchmarks may have.", "min": 1}
+    )
     eval_server: str | None = field(
-        default=None, metadata={"help": "URL of a vLLM server that is sent the weights and answers them; null is here."}
+        default=None,
+        metadata={"help": "URL of a vLLM server that is sent the weights and answers; null answers in this process."},
     )
     data_dir: str = field(default="data", metadata={"help": "Where data_prep scripts wrote the benchmarks."})
 
@@ -89,7 +96,10 @@ class StrategyOptions:
 
     rope_theta: float | None = field(
         default=None,
-        metadata={"help": "Train under another rotary base than the model's own; evaluation knows.", "above": 0},
+        metadata={
+            "help": "Train under another rotary base than the model's own. Evaluation chooses between the two.",
+            "above": 0,
+        },
     )
     max_position_embeddings: int | None = field(
         default=None, metadata={"help": "Train with more positions than the model's own config names.", "min": 1}
@@ -140,13 +150,13 @@ class DistillOptions(SftOptions):
         },
     )
     teacher_model_name_or_path: str = field(
-        metadata={"help": "Checkpoint of the same tokenizer; its vocabulary may be padded otherwise."}
+        metadata={"help": "The teacher, which shares the tokenizer; its vocabulary may be padded to another size."}
     )
-    teacher_model_revision: str | None = field(default=None, metadata={"help": "Commit of a teacher of the hub."})
+    teacher_model_revision: str | None = field(default=None, metadata={"help": "Commit of a teacher on the hub."})
     kd_temperature: float = field(
         default=1.0,
         metadata={
-            "help": "Softens both distributions of offline distillation; their KL is times its square.",
+            "help": "Softens both distributions in offline distillation; their KL is multiplied by its square.",
             "above": 0,
         },
     )
@@ -223,7 +233,7 @@ class RewardOptions(PairOptions):
     )
     margin: float | None = field(
         default=None,
-        metadata={"help": "How far apart the two rewards shall be; null is 1 for `hinge`, else 0.", "min": 0},
+        metadata={"help": "How far apart the two rewards should be; null means 1 for `hinge`, else 0.", "min": 0},
     )
 
 

@@ -1,4 +1,4 @@
-"""What a recipe may not say and why: renamed keys, keys that belong elsewhere, and ranges."""
+"""Rules for single keys of a recipe: renamed keys, keys that belong elsewhere, and ranges."""
 
 import re
 from dataclasses import replace

@@ -34,7 +34,7 @@ class EvalOptions(RecipeOptions):
             "choices": ["posttrain", "mathverify", "qwen", "drgrpo"],
         },
     )
-    temperature: float = field(default=0.0, metadata={"help": "0 is greedy.", "min": 0})
+    temperature: float = field(default=0.0, metadata={"help": "Temperature of sampling; 0 is greedy.", "min": 0})
     num_samples: int | None = field(
         default=None,
         metadata={"help": "Samples per question; null is one where greedy, else the benchmark's own k.", "min": 1},
@@ -44,7 +44,8 @@ class EvalOptions(RecipeOptions):
     )
     batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once.", "min": 1})
     dtype: str = field(
-        default="auto", metadata={"help": "Weights' type.", "choices": ["auto", "float32", "bfloat16", "float16"]}
+        default="auto",
+        metadata={"help": "Data type of the weights.", "choices": ["auto", "float32", "bfloat16", "float16"]},
     )
     rope: str = field(
         default="auto",
@@ -70,7 +71,8 @@ class EvalOptions(RecipeOptions):
         default=None, metadata={"help": "Directory for <benchmark>/samples.jsonl; null is evals/<name of the model>."}
     )
     limit: int | None = field(
-        default=None, metadata={"help": "Only N questions, chosen by a hash of their content; recorded.", "min": 1}
+        default=None,
+        metadata={"help": "Ask only N questions, chosen by a hash of their content. The result records N.", "min": 1},
     )
 
 
@@ -96,7 +98,7 @@ class SampleOptions(RecipeOptions):
     )
     num_candidates: int = field(default=4, metadata={"help": "Samples per question.", "min": 1})
     temperature: float = field(
-        default=0.8, metadata={"help": "Of sampling; 0 would draw one candidate many times.", "min": 0}
+        default=0.8, metadata={"help": "Temperature of sampling; 0 would draw one candidate many times.", "min": 0}
     )
     top_p: float = field(
         default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution.", "above": 0, "max": 1}
@@ -138,20 +140,30 @@ class RoundOptions(RecipeOptions):
     )
     max_per_question: int | None = field(
         default=None,
-        metadata={"help": "Cap of select: all_correct, so that easy questions do not outweigh hard ones.", "min": 1},
+        metadata={
+            "help": "Candidates of one question that select: all_correct keeps; it balances easy and hard ones.",
+            "min": 1,
+        },
     )
     start_from: str = field(
         default="last",
-        metadata={"help": "Weights a round's training starts from.", "choices": ["base", "last"]},
+        metadata={
+            "help": "The weights that the training of a round starts from: the first model or the last round.",
+            "choices": ["base", "last"],
+        },
     )
     train_on: str = field(
         default="round",
-        metadata={"help": "Samples of this round, or of all rounds so far.", "choices": ["round", "all_rounds"]},
+        metadata={
+            "help": "Train on the samples of this round, or of all rounds so far.",
+            "choices": ["round", "all_rounds"],
+        },
     )
     data_dir: str = field(default="data", metadata={"help": "Where data_prep scripts wrote the benchmarks."})
     eval_batch_size: int = field(
         default=64, metadata={"help": "Prompts generated for at once in evaluation.", "min": 1}
     )
     limit: int | None = field(
-        default=None, metadata={"help": "Only N questions of a benchmark, chosen by a hash of their content.", "min": 1}
+        default=None,
+        metadata={"help": "Ask only N questions of each benchmark, chosen by a hash of their content.", "min": 1},
     )

@@ -1,4 +1,4 @@
-"""When a run ends early, and the callbacks that a recipe names."""
+"""Stop a run early, and load the callbacks that a recipe names."""
 
 import importlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a trace must be to be trained on, and the reason a dropped one is dropped for.
+"""Decide what a trace must be to be trained on, and name the reason why a row is dropped.
 
 Every row that is read is kept or dropped for exactly one reason, the first of `REASONS` that holds, so that
 read = kept + the sum of the counts. A filtered dataset is `data/<name>/` with

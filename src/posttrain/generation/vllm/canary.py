@@ -1,4 +1,4 @@
-"""The freshness canary: a server whose log-probabilities are not the trainer's samples from other weights.
+"""Check that a server has the trainer's weights: its log-probabilities of fixed tokens must be the trainer's.
 
 A lost weight sync goes unnoticed otherwise: rewards still rise for a while, and importance sampling hides the rest.
 """

@@ -1,4 +1,4 @@
-"""A vLLM server of one's own for as long as a block lasts: on every GPU of this machine, or on its CPU."""
+"""Start a vLLM server for as long as a block lasts, on every GPU of this machine or on its CPU."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""Weights of this process into a running vLLM server, with proof that it answers from them.
+"""Send the weights of this process to a running vLLM server, and prove that it answers from them.
 
 How expert iteration samples through one server whose weights change every round. The transport is that of GRPO: TRL's
 client over NCCL on GPUs, `posttrain.generation.vllm.weight_transfer` on CPUs.

@@ -1,4 +1,4 @@
-"""Weights from a trainer on CPU to a vLLM server on CPU, over gloo.
+"""Send weights from a trainer on a CPU to a vLLM server on a CPU, over gloo.
 
 On GPUs TRL sends weights by vLLM's own NCCL engine, and nothing here is used. That engine needs CUDA, so for a CPU this
 module registers another one under the name `gloo`, by vLLM's plugin mechanism (`vllm.general_plugins` in

@@ -1,4 +1,4 @@
-"""Whether two answers are equal, decided without sympy where that is possible.
+"""Decide whether two answers are equal, without sympy where that is possible.
 
 Answers are numbers, words, labels, times, equations or containers of such; the kind of container counts. `RULES` are
 asked in order, and the first that knows both answers decides. What only algebra can decide is asked of the leaf.

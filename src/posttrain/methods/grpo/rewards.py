@@ -1,4 +1,4 @@
-"""Reward functions by name: thin readings of what the one grader says.
+"""Reward functions by name. Each reads the verdict of the one grader.
 
 Each has TRL's signature: keyword lists with one entry per completion, of which it takes what it needs, and a list of
 rewards back, None where a completion cannot be judged. Beside TRL's own keywords (`prompts`, `completions`,
