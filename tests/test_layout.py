@@ -49,6 +49,7 @@ FLOORS = (
     "ground", "grading", "data", "recipe", "models", "generation", "evaluation", "plan", "training", "methods",
     "memory", "report", "pipelines", "api",
 )  # fmt: skip
+LONGEST_FILE = 300  # lines
 LONGEST_MAIN = 30  # lines: the order of events
 LARGEST_FOLDER = 12  # modules: more than a reader takes in at a glance
 
@@ -144,6 +145,11 @@ def test_help_lists_fields(script):
 def test_the_main_of_a_script_is_read_at_a_glance(script):
     (main,) = [n for n in ast.parse(script.read_text()).body if isinstance(n, ast.FunctionDef) and n.name == "main"]
     assert main.end_lineno - main.lineno < LONGEST_MAIN
+
+
+@pytest.mark.parametrize("module", [*MODULES, *SCRIPTS], ids=lambda path: path.name)
+def test_a_file_holds_one_idea(module):
+    assert len(module.read_text().splitlines()) <= LONGEST_FILE
 
 
 def test_no_function_is_longer_than_sixty_lines():

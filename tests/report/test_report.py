@@ -18,11 +18,12 @@ from posttrain.evaluation.scoring import compute_metrics
 from posttrain.report import content as report
 from posttrain.report import formulas
 from posttrain.report.content import Point
-from posttrain.report.figures import draw_curves, draw_training
+from posttrain.report.figures import draw_curves
 from posttrain.report.formulas import LONGEST_TEXT, render_text
 from posttrain.report.html_page import distinct_labels
 from posttrain.report.measures import fifths
 from posttrain.report.questions import Answers, Question, spread
+from posttrain.report.training_figures import draw_training
 
 VOID = {"meta", "link", "br", "input"}
 HOSTILE = [

@@ -20,12 +20,12 @@ from posttrain.report.figures import (
     draw_curves,
     draw_lengths,
     draw_outcomes,
-    draw_training,
 )
 from posttrain.report.html_page import Drawing, write_page
 from posttrain.report.measures import fifths, measures
 from posttrain.report.memory_banks import BankEvaluation
 from posttrain.report.questions import question_tables
+from posttrain.report.training_figures import draw_training
 
 
 def write_report(

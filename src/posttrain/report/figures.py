@@ -1,7 +1,6 @@
 """The figures of a report. Each says which files its numbers came from."""
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,31 +11,13 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from posttrain.evaluation.results import METRICS_FILE
 from posttrain.grading.grader import Verdict
-from posttrain.lineage import METRICS_FILE as RUN_METRICS
-from posttrain.report.content import Evaluation, Point, QuestionSet, Run, question_sets
+from posttrain.report.content import Evaluation, Point, QuestionSet, question_sets
 from posttrain.report.html_page import COLOURS, Drawing, draw
 
 VERDICT_COLOURS = {
     Verdict.CORRECT: "#4a9d6e", Verdict.WRONG: "#c0504d", Verdict.UNPARSED: "#d9a441", Verdict.TRUNCATED: "#8a97a6",
     Verdict.TIMEOUT: "#a0589c", Verdict.ERROR: "#5b4a72",
 }  # fmt: skip
-# Panels of a training run, in order: title, which logged keys, scale. Keys of one panel share its axis.
-PANELS = (
-    ("loss (nats per token)", r"(eval_)?loss", "log"),
-    ("reward", r"reward|rewards/.*/mean|eval_reward|guard/accuracy|eval/.*/accuracy", "linear"),
-    ("spread of rewards", r"reward_std|rewards/.*/std|frac_reward_zero_std", "linear"),
-    ("completion length (tokens)", r"completions/(mean|mean_terminated|max)_length|eval/.*/tokens", "linear"),
-    ("cut off", r"completions/clipped_ratio|eval/.*/truncation_rate", "linear"),
-    ("outcomes (share)", r"verdict/.*", "linear"),
-    ("format (share)", r"format/.*|eval/.*/format_rate", "linear"),
-    ("entropy (nats)", r"(eval_)?entropy", "linear"),
-    ("KL to the reference (nats)", r"kl|.*/kl", "linear"),
-    ("clipped updates (share)", r"clip_ratio/.*_mean", "linear"),
-    ("time of a step (share)", r"seconds/.*", "share"),
-    ("tokens a second", r"tokens_per_second", "linear"),
-    ("learning rate", r"learning_rate", "linear"),
-    ("gradient norm", r"grad_norm", "linear"),
-)
 CURVES = (
     ("accuracy", lambda m: m["accuracy"]["value"]),
     ("in format", lambda m: m["format_rate"]),
@@ -188,10 +169,10 @@ def draw_at_k(out: Path, evaluations: Sequence[Evaluation], key_name: str) -> Dr
             panel.set_xscale("log", base=2)
             panel.xaxis.set_major_formatter("{x:g}")
         _legend_outside(axes)
-        _hide_rest(axes, len(sets))
+        hide_rest(axes, len(sets))
 
     caption = f"{name}, unbiased, with bootstrap intervals over questions."
-    return draw(out, key_name, caption, metrics_files(evaluations), paint, *_grid(len(sets)))
+    return draw(out, key_name, caption, metrics_files(evaluations), paint, *grid(len(sets)))
 
 
 def draw_budget(out: Path, evaluations: Sequence[Evaluation]) -> Drawing | None:
@@ -214,10 +195,10 @@ def draw_budget(out: Path, evaluations: Sequence[Evaluation]) -> Drawing | None:
             panel.set_xscale("log", base=2)
             panel.xaxis.set_major_formatter("{x:g}")
         _legend_outside(axes)
-        _hide_rest(axes, len(sets))
+        hide_rest(axes, len(sets))
 
     caption = "Share of samples that are correct and no longer than a budget."
-    return draw(out, "budget", caption, metrics_files(evaluations), paint, *_grid(len(sets)))
+    return draw(out, "budget", caption, metrics_files(evaluations), paint, *grid(len(sets)))
 
 
 def draw_curves(out: Path, name: str, points: Sequence[Point], xlabel: str, caption: str) -> Drawing | None:
@@ -250,59 +231,14 @@ def draw_curves(out: Path, name: str, points: Sequence[Point], xlabel: str, capt
     return draw(out, name, caption, files, paint, (9, 6), (2, 2))
 
 
-def draw_training(out: Path, name: str, run: Run) -> tuple[Drawing | None, list[str]]:
-    """Everything logged over steps in panels, and the logged keys that no panel shows."""
-    keys = dict.fromkeys(
-        key for line in run.steps for key, value in line.items() if isinstance(value, int | float) and key != "step"
-    )
-    panels = [(title, [k for k in keys if re.fullmatch(p, k)], scale) for title, p, scale in PANELS]
-    panels = [panel for panel in panels if panel[1]]
-    shown = {key for _, found, _ in panels for key in found}
-    if not panels:
-        return None, list(keys)
-
-    def paint(axes: Sequence[Axes]) -> None:
-        for panel, (title, found, scale) in zip(axes, panels, strict=False):
-            _paint_panel(panel, run.steps, found, scale)
-            panel.set(title=title, xlabel="step")
-            if len(found) > 1:
-                panel.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2, handlelength=1.2)
-        _hide_rest(axes, len(panels))
-
-    drawing = draw(out, name, f"Training of {run.label}.", [run.directory / RUN_METRICS], paint, *_grid(len(panels)))
-    return drawing, [key for key in keys if key not in shown]
-
-
-def _paint_panel(panel: Axes, steps: list[dict[str, Any]], keys: list[str], scale: str) -> None:
-    series = {key: [(line["step"], line[key]) for line in steps if _number(line.get(key))] for key in keys}
-    if scale == "share":
-        lines = [line for line in steps if all(_number(line.get(key)) for key in keys)]
-        values = np.array([[line[key] for key in keys] for line in lines], dtype=float).reshape(-1, len(keys))
-        totals = np.maximum(values.sum(axis=1, keepdims=True), 1e-12)
-        labels = [key.split("/")[-1] for key in keys]
-        panel.stackplot([line["step"] for line in lines], (values / totals).T, labels=labels, alpha=0.75)
-        panel.set_ylim(0, 1)
-        return
-    positive = all(value > 0 for points in series.values() for _, value in points)
-    for key, points in series.items():
-        style = "o--" if key.startswith(("eval", "guard")) else "-"
-        if points:
-            panel.plot(*zip(*points, strict=True), style, markersize=4, label=key)
-    if scale == "log" and positive:
-        panel.set_yscale("log")
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _grid(panels: int) -> tuple[tuple[float, float], tuple[int, int]]:
+def grid(panels: int) -> tuple[tuple[float, float], tuple[int, int]]:
     """Size and shape of a figure of so many panels."""
     columns = min(3, panels)
     rows = -(-panels // columns)
     return (3.2 * columns + 0.6 if columns > 1 else 6.0, 2.5 * rows + 0.4 if columns > 1 else 3.6), (rows, columns)
 
 
-def _hide_rest(axes: Sequence[Axes], used: int) -> None:
+def hide_rest(axes: Sequence[Axes], used: int) -> None:
+    """Empty places of the grid behind the first `used` panels."""
     for panel in axes[used:]:
         panel.set_visible(False)
