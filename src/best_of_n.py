@@ -30,7 +30,7 @@ def main() -> None:
     names = sorted(p.parent.name for p in arguments.samples.glob(f"*/{METRICS_FILE}"))
     if not names:
         raise ComparisonError(f"{arguments.samples}: holds no finished benchmark")
-    pairs = {n: [best_of_n.read_samples(path / n) for path in (arguments.samples, arguments.greedy)] for n in names}
+    pairs = {n: [best_of_n.read_sampled(path / n) for path in (arguments.samples, arguments.greedy)] for n in names}
     for sampled, greedy in pairs.values():
         best_of_n.check_alike(sampled, greedy)
     questions = {n: load_benchmarks(n, arguments.data_dir, pairs[n][0].metrics["limit"])[0].rows for n in names}

@@ -7,12 +7,11 @@ accuracy among answers of like length.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from posttrain.errors import run_script
 from posttrain.evaluation.comparison import Comparison, ComparisonError, compare, length_table, table
-from posttrain.evaluation.results import METRICS_FILE, SAMPLES_FILE
+from posttrain.evaluation.results import METRICS_FILE, read_samples
 
 
 def main() -> None:
@@ -41,8 +40,7 @@ def main() -> None:
 def show_flips(comparison: Comparison, a: Path, b: Path, n: int) -> None:
     samples = []
     for path in (a, b):
-        lines = (path / comparison.benchmark / SAMPLES_FILE).read_text().rstrip("\n").split("\n")
-        samples.append({sample["id"]: sample for sample in map(json.loads, lines)})
+        samples.append({sample["id"]: sample for sample in read_samples(path / comparison.benchmark)[1]})
     for title, ids in (("B right, A wrong", comparison.better), ("A right, B wrong", comparison.worse)):
         for question in ids[:n]:
             print(f"\n{comparison.benchmark} {question}: {title}, gold {samples[0][question]['gold']}")

@@ -2,7 +2,6 @@
 
 import importlib.util
 import inspect
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain import lineage
+from posttrain import jsonl, lineage
 from posttrain.errors import PosttrainError
 from posttrain.launching import forgotten_afterwards
 from posttrain.recipe.methods import METHODS
@@ -77,11 +76,10 @@ def script_main(trainer: str, recipe: Path) -> Callable[..., None]:
 
 def read_result(output_dir: Path) -> TrainResult:
     """The result of a finished run."""
-    record = lineage.read_json(output_dir / lineage.RUN_FILE)
+    record = lineage.read_record(output_dir)
     if not record or not record["finished"]:
         raise PosttrainError(f"{output_dir}: holds no finished run")
-    lines = (output_dir / lineage.METRICS_FILE).read_text().splitlines()
-    metrics = [json.loads(line) for line in lines]
+    metrics = jsonl.read_lines(output_dir / lineage.METRICS_FILE, {"step": int}, "remove the line, or restore the file")
     losses = [line["loss"] for line in metrics if "loss" in line]
     result = record["result"]
     return TrainResult(output_dir / "final", result["steps"], losses, result.get("best_metric"), metrics)

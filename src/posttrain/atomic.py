@@ -37,9 +37,14 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def json_bytes(value: Any) -> bytes:
+    """What `write_json` writes: indented JSON. Keys keep their order, so equal values give equal bytes."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as indented JSON. Keys keep their order, so equal values give equal bytes."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    """Replace `path` by `value` as indented JSON."""
+    write_bytes(path, json_bytes(value))
 
 
 def sync_directory(directory: Path) -> None:

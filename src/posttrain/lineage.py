@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from posttrain import atomic
+from posttrain import atomic, jsonl
 from posttrain.errors import PosttrainError, check_writable
 from posttrain.secrets import masked, masked_arguments
 
@@ -24,6 +24,9 @@ EDGE_BYTES = 2**20
 RUN_FILE = "run.json"
 LINEAGE_FILE = "lineage.json"
 METRICS_FILE = "metrics.jsonl"
+RECORD = {"run_id": str, "result": (dict, type(None)), "finished": (str, type(None))}
+ROPE = {"rope_theta": (float, type(None)), "rope_type": str, "max_position_embeddings": int}
+LINEAGE = {"run_id": str, "prompt": str, "eos_token": (str, type(None)), "rope": {"base": ROPE, "trained": ROPE}}
 PACKAGES = (
     "posttrain", "torch", "transformers", "tokenizers", "trl", "accelerate", "peft", "datasets", "math-verify",
     "latex2sympy2-extended", "antlr4-python3-runtime", "sympy", "deepspeed", "flash-attn", "vllm", "wandb", "numpy",
@@ -83,12 +86,16 @@ def digest(value: Any) -> str:
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None where there is no such file."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise LineageError(f"{path}: not JSON ({error}); the file was changed by hand, restore or remove it") from error
+    return jsonl.read_object(path, dict, "it was damaged or changed by hand: restore or remove it")
+
+
+def read_record(output_dir: Path, more: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The run.json of a run's directory, None where there is none; raises DamageError where it is no record.
+
+    `more` is the shape of other keys that are needed.
+    """
+    remedy = f"restore it, or remove {output_dir} and start the run again"
+    return jsonl.read_object(output_dir / RUN_FILE, RECORD | (more or {}), remedy)
 
 
 def read_lineage(model: str | Path) -> dict[str, Any] | None:
@@ -97,9 +104,9 @@ def read_lineage(model: str | Path) -> dict[str, Any] | None:
     It travels with `final/`; a checkpoint of a run still lies beside the run's own record.
     """
     path = Path(model)
-    if path.name.startswith("checkpoint-") and not (path / LINEAGE_FILE).is_file():
-        return read_json(path.parent / RUN_FILE)
-    return read_json(path / LINEAGE_FILE)
+    beside = path.name.startswith("checkpoint-") and not (path / LINEAGE_FILE).is_file()
+    file = path.parent / RUN_FILE if beside else path / LINEAGE_FILE
+    return jsonl.read_object(file, LINEAGE, "copy it again, or remove it: prompt and rope are then those of the config")
 
 
 def fingerprint(model: str) -> dict[str, str] | None:
@@ -121,7 +128,7 @@ def claim(output_dir: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     another identity, or holds files of nobody known.
     """
     check_writable(output_dir)
-    record = read_json(output_dir / RUN_FILE)
+    record = read_record(output_dir, {"identity": dict})
     if record is None:
         if output_dir.is_dir() and any(output_dir.glob("checkpoint-*")):
             raise LineageError(f"{output_dir}: holds checkpoints but no {RUN_FILE}; choose another --output_dir")

@@ -7,6 +7,7 @@ import pytest
 from conftest import run_script
 
 from posttrain.evaluation.comparison import (
+    MUST_AGREE,
     ComparisonError,
     compare,
     detectable_difference,
@@ -15,7 +16,7 @@ from posttrain.evaluation.comparison import (
     paired_interval,
     sign_flip,
 )
-from posttrain.evaluation.results import SCHEMA_VERSION
+from posttrain.evaluation.results import SCHEMA_VERSION, ResultError
 from posttrain.evaluation.scoring import compute_metrics
 
 
@@ -57,7 +58,8 @@ def test_holm():
 
 SETTINGS = {
     "schema": SCHEMA_VERSION, "benchmark": "x", "data_sha256": "d", "limit": None,
-    "prompt": {"name": "chat", "hash": "h"}, "decoding": {"temperature": 0.0},
+    "prompt": {"name": "chat", "hash": "h", "form": "boxed"}, "checkpoint": {"name": "m"}, "expected_samples": 8,
+    "decoding": {"temperature": 0.0, "num_samples": 1, "max_new_tokens": 9},
     "grader": {"name": "posttrain", "version": "2"},
 }  # fmt: skip
 
@@ -66,12 +68,14 @@ def write(directory, verdicts, **changes):
     directory.mkdir(parents=True)
     samples = [
         {
-            "id": f"q{i}", "verdict": "correct" if v else "wrong", "gold": "1", "completion": f"{v}", "tokens": i,
+            "id": f"q{i}", "sample": 0, "prompt_hash": "h", "answer": "1", "verdict": "correct" if v else "wrong",
+            "gold": "1", "completion": f"{v}", "tokens": i,
             "finish_reason": "stop", "format": True, "format_compat": True, "correct_lenient": True, "vote": 1 - v,
         }
         for i, v in enumerate(verdicts)
     ]  # fmt: skip
     (directory / "metrics.json").write_text(json.dumps(compute_metrics(samples) | SETTINGS | changes))
+    (directory / "settings.json").write_text(json.dumps(SETTINGS | changes))
     (directory / "samples.jsonl").write_text("\n".join(map(json.dumps, samples)))
     return directory
 
@@ -93,20 +97,22 @@ def test_a_comparison_names_what_changed(tmp_path):
     assert "x q0: A right, B wrong" in done.stdout
 
 
-@pytest.mark.parametrize("field", sorted(set(SETTINGS) - {"schema"}))
+@pytest.mark.parametrize("field", MUST_AGREE)
 def test_runs_that_are_not_alike_are_refused(tmp_path, field):
-    a, b = write(tmp_path / "a", [1, 0]), write(tmp_path / "b", [1, 0], **{field: {"other": 1}})
+    value = SETTINGS[field]
+    other = {**value, "name": "other"} if isinstance(value, dict) else 5 if value is None else f"{value}, another"
+    a, b = write(tmp_path / "a", [1, 0]), write(tmp_path / "b", [1, 0], **{field: other})
     with pytest.raises(ComparisonError, match=f"{field} differs"):
         compare(a, b)
 
 
 def test_each_checkpoint_stops_at_its_own_end(tmp_path):
-    ends = [{"decoding": {"temperature": 0.0, "stop_token_ids": [i]}} for i in (0, 2)]
+    ends = [{"decoding": {**SETTINGS["decoding"], "stop_token_ids": [i]}} for i in (0, 2)]
     assert compare(write(tmp_path / "a", [1, 0], **ends[0]), write(tmp_path / "b", [1, 0], **ends[1])).p == 1.0
 
 
 def test_other_questions_are_not_intersected(tmp_path):
     with pytest.raises(ComparisonError, match="different questions"):
         compare(write(tmp_path / "a", [1, 0]), write(tmp_path / "b", [1, 0, 1]))
-    with pytest.raises(ComparisonError, match="missing"):
+    with pytest.raises(ResultError, match="missing"):
         compare(tmp_path / "a", tmp_path / "c")

@@ -126,8 +126,10 @@ def test_benchmarks_are_checked_before_a_model_is_loaded(tiny_data, tmp_path):
 
 def test_a_checkpoint_of_a_run_has_the_lineage_of_the_run(tmp_path):
     (tmp_path / "checkpoint-4").mkdir()
-    (tmp_path / "run.json").write_text('{"prompt": "r1_zero"}')
-    assert read_lineage(tmp_path / "checkpoint-4") == {"prompt": "r1_zero"}
+    rope = {"rope_theta": 10000.0, "rope_type": "default", "max_position_embeddings": 1024}
+    run = {"run_id": "a", "prompt": "r1_zero", "eos_token": None, "rope": {"base": rope, "trained": rope}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert read_lineage(tmp_path / "checkpoint-4") == run
     assert read_lineage(tmp_path / "final") is None
 
 
@@ -138,18 +140,19 @@ def test_a_result_of_nobody_is_not_taken_over(tmp_path):
 
 
 def test_an_interrupted_evaluation_keeps_its_samples(tmp_path):
-    result = Result(tmp_path, {"seed": 0})
+    settings = {"seed": 0, "expected_samples": 4}
+    result = Result(tmp_path, settings)
     result.keep(Sample(0, "a", 1, "stop"))
     result.keep(Sample(1, "b", 1, "stop"))
     with (tmp_path / "samples.partial.jsonl").open("a") as file:
         file.write('{"index": 2, "te')
-    assert [sample.index for sample in Result(tmp_path, {"seed": 0}).sampled()] == [0, 1]
+    assert [sample.index for sample in Result(tmp_path, settings).sampled()] == [0, 1]
     with pytest.raises(ResultError, match=r"other settings \(seed\)"):
-        Result(tmp_path, {"seed": 1})
+        Result(tmp_path, settings | {"seed": 1})
 
 
 def test_samples_cut_inside_a_character_are_read_up_to_there(tmp_path):
-    result = Result(tmp_path, {"seed": 0})
+    result = Result(tmp_path, {"expected_samples": 2})
     result.keep(Sample(0, "a", 1, "stop"))
     result.keep(Sample(1, "√2", 1, "stop"))
     whole = result.partial.read_bytes()

@@ -8,15 +8,25 @@ from conftest import run_script
 
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.reference import find_reference, setting_of, verdict
+from posttrain.evaluation.results import SCHEMA_VERSION
+from posttrain.evaluation.scoring import compute_metrics
 
+SAMPLES = [
+    {"id": str(i), "verdict": "correct", "finish_reason": "stop", "format": True, "format_compat": True,
+     "correct_lenient": True, "vote": 0, "tokens": 9} for i in range(500)
+]  # fmt: skip
 METRICS = {
+    **compute_metrics(SAMPLES),
+    "schema": SCHEMA_VERSION,
     "benchmark": "math500",
+    "data_sha256": "d",
     "limit": None,
-    "questions": 500,
+    "expected_samples": 500,
     "checkpoint": {"name": "Qwen/Qwen2.5-Math-1.5B"},
-    "prompt": {"name": "question_only"},
-    "decoding": {"temperature": 0.0, "max_new_tokens": 3000},
-    "accuracy": {"value": 0.60, "low": 0.556, "high": 0.642},
+    "grader": {"name": "posttrain"},
+    "prompt": {"name": "question_only", "form": "boxed"},
+    "decoding": {"temperature": 0.0, "max_new_tokens": 3000, "num_samples": 1},
+    "accuracy": {"value": 0.60, "low": 0.556, "high": 0.642, "standard_error": 0.02},
 }
 
 
@@ -50,9 +60,9 @@ def test_an_evaluation_unlike_any_published_one_is_refused(change, expected):
 def test_the_script_exits_by_the_verdict(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps(METRICS))
     assert run_script("src/eval_check.py", tmp_path, fresh=True).returncode == 0
-    worse = METRICS | {"accuracy": {"value": 0.33, "low": 0.3, "high": 0.4}}
+    worse = METRICS | {"accuracy": METRICS["accuracy"] | {"value": 0.33, "low": 0.3, "high": 0.4}}
     (tmp_path / "metrics.json").write_text(json.dumps(worse))
     done = run_script("src/eval_check.py", tmp_path)
     assert done.returncode == 1 and "OUTSIDE" in done.stdout and "Traceback" not in done.stderr
     shutil.rmtree(tmp_path)
-    assert "missing; evaluate first" in run_script("src/eval_check.py", tmp_path).stderr
+    assert "metrics.json: missing; expected a finished evaluation" in run_script("src/eval_check.py", tmp_path).stderr

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from posttrain.digests import DamageError
 from posttrain.lineage import LineageError, claim, start_record
 from posttrain.models import checkpoints
 from posttrain.training.callbacks import forget_after, wandb_login
@@ -62,9 +63,10 @@ def test_a_directory_has_one_run(tmp_path):
     assert claim(out, {"seed": 0})["identity"] == {"seed": 0}
     with pytest.raises(LineageError, match=r"differs in seed \(seed: 0 there, 1 here\)"):
         claim(out, {"seed": 1})
-    (out / "run.json").write_text("{")
-    with pytest.raises(LineageError, match="not JSON"):
-        claim(out, {"seed": 0})
+    for content, fault in (("{", "not JSON"), ("{}", "has no 'run_id'"), ("[1]", "expected dict"), ("null", "dict")):
+        (out / "run.json").write_text(content)
+        with pytest.raises(DamageError, match=fault):
+            claim(out, {"seed": 0})
 
 
 def test_checkpoints_of_nobody_are_not_touched(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, run_script
 
-from posttrain import atomic
+from posttrain import atomic, digests
 from posttrain.data.manifest import Source, write_dataset, write_manifest
 from posttrain.data.rows import chat_row, read_parquet
 from posttrain.errors import PosttrainError
@@ -99,7 +99,7 @@ def finished_study(tmp_path):
         for step, model in ({0: "assets/tiny_base"} if name == "base" else points(study, name)).items():
             out = evaluation_directory(study, name, step)
             atomic.write_json(out / SETTINGS_FILE, evaluation_settings(study, name, model, out))
-            atomic.write_json(out / "complete.json", {})
+            digests.write_mark(out)
     return study
 
 

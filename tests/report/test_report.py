@@ -13,6 +13,7 @@ from conftest import run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posttrain.errors import PosttrainError
 from posttrain.evaluation import results
 from posttrain.evaluation.scoring import compute_metrics
 from posttrain.report import content as report
@@ -92,8 +93,8 @@ def evaluate(directory: Path, samples: list[dict], limit: int | None = None, run
     record = {
         "schema": results.SCHEMA_VERSION, "benchmark": directory.name, "data_sha256": "d" * 64, "limit": limit,
         "expected_samples": len(samples), "checkpoint": {"name": "Qwen2.5-1.5B", "run_id": run_id, "rope": {}},
-        "grader": {"name": "posttrain", "version": "2"}, "prompt": {"name": "chat", "hash": "p"},
-        "decoding": {"temperature": 0.0, "num_samples": 1, "stop_token_ids": [2]},
+        "grader": {"name": "posttrain", "version": "2"}, "prompt": {"name": "chat", "hash": "p", "form": "boxed"},
+        "decoding": {"temperature": 0.0, "num_samples": 1, "max_new_tokens": 9, "stop_token_ids": [2]},
         "backend": {"name": "hf_generate", "version": "5"}, "packages": {}, **more,
     }  # fmt: skip
     (directory / "settings.json").write_text(json.dumps(record))
@@ -106,7 +107,12 @@ def train(directory: Path, run_id: str, steps: int, size: int, base: str = "Qwen
     """A finished run as a training script leaves it."""
     directory.mkdir(parents=True)
     dataset, model = {"path": "data/x", "used": {"train": size}}, {"name": base}
-    record = {"run_id": run_id, "inputs": {"dataset": dataset, "model": model}, "result": {"steps": steps}}
+    record = {
+        "run_id": run_id,
+        "inputs": {"dataset": dataset, "model": model},
+        "result": {"steps": steps},
+        "finished": "now",
+    }
     (directory / "run.json").write_text(json.dumps(record))
     lines = [{"step": step, "loss": 1 / step, "reward": 0.1, "seconds/generation": 2.0} for step in (1, steps)]
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -171,7 +177,7 @@ def test_results_of_one_name_and_of_different_limits_are_kept_apart(tmp_path):
 def test_differences_carry_their_refusals(tmp_path):
     evaluate(tmp_path / "a/gsm8k", [sample(i, "wrong") for i in range(20)])
     evaluate(tmp_path / "b/gsm8k", [sample(i, "correct" if i < 9 else "wrong") for i in range(20)])
-    other = {"name": "r1_zero", "hash": "q"}
+    other = {"name": "r1_zero", "hash": "q", "form": "boxed"}
     evaluate(tmp_path / "c/gsm8k", [sample(i, "correct") for i in range(20)], prompt=other)
     better, refused = report.differences(report.read_evaluations([tmp_path / name for name in "abc"]))
     assert better.comparison.difference == pytest.approx(0.45)
@@ -251,7 +257,7 @@ def test_what_a_run_logged_is_drawn_or_named(tmp_path):
 def test_a_broken_result_is_named(tmp_path, content):
     (tmp_path / "a/gsm8k").mkdir(parents=True)
     (tmp_path / "a/gsm8k/metrics.json").write_text(content)
-    with pytest.raises(report.ReportError, match=r"gsm8k/metrics\.json"):
+    with pytest.raises(PosttrainError, match=r"gsm8k/metrics\.json"):
         report.read_evaluations([tmp_path / "a"])
 
 

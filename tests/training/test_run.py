@@ -58,7 +58,9 @@ def test_few_prompts_are_said_to_be_repeated(capsys):
 def finished(tmp_path: Path) -> Path:
     """A run directory as a finished run leaves it: `final/` and the checkpoints of steps 2 and 4."""
     result = {"steps": 4, "best_checkpoint": "checkpoint-2"}
-    run = {"result": result, "arguments": {"load_best_model_at_end": False}, "finished": lineage.now()}
+    rope = {"rope_theta": 10000.0, "rope_type": "default", "max_position_embeddings": 1024}
+    run = {"run_id": "a", "prompt": "chat", "eos_token": "<|im_end|>", "rope": {"base": rope, "trained": rope}}
+    run |= {"result": result, "arguments": {"load_best_model_at_end": False}, "finished": lineage.now()}
     (tmp_path / "run.json").write_text(json.dumps(run))
     for step in (2, 4):
         directory = tmp_path / f"checkpoint-{step}"

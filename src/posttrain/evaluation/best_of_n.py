@@ -1,6 +1,5 @@
 """Best of n: of a question's samples the one with the highest reward, held against the same model's greedy answer."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.evaluation import results
 from posttrain.evaluation.comparison import ComparisonError, mcnemar, paired_interval
 from posttrain.evaluation.estimates import in_percent
-from posttrain.evaluation.results import METRICS_FILE, SAMPLES_FILE
 from posttrain.evaluation.scoring import is_correct
 
 MUST_AGREE = ("benchmark", "data_sha256", "limit", "prompt", "grader", "checkpoint")
@@ -45,15 +44,13 @@ class Outcome:
     p: float
 
 
-def read_samples(directory: Path) -> Sampled:
-    """A finished evaluation, evals/<run>/<benchmark>; raises ComparisonError where it is not."""
-    if not (directory / METRICS_FILE).is_file():
-        raise ComparisonError(f"{directory / METRICS_FILE}: missing; expected a finished evaluation")
-    lines = [json.loads(line) for line in (directory / SAMPLES_FILE).read_text().rstrip("\n").split("\n")]
+def read_sampled(directory: Path) -> Sampled:
+    """A finished evaluation, evals/<run>/<benchmark>; raises PosttrainError where it is not."""
+    metrics, (_, samples) = results.read_metrics(directory), results.read_samples(directory)
     questions: dict[str, list[dict[str, Any]]] = {}
-    for line in sorted(lines, key=lambda line: line["sample"]):
-        questions.setdefault(line["id"], []).append(line)
-    return Sampled(json.loads((directory / METRICS_FILE).read_text()), questions)
+    for sample in sorted(samples, key=lambda sample: sample["sample"]):
+        questions.setdefault(sample["id"], []).append(sample)
+    return Sampled(metrics, questions)
 
 
 def check_alike(sampled: Sampled, greedy: Sampled) -> None:

@@ -1,6 +1,5 @@
 """Test whether B is better than A on the same questions, and which difference this benchmark could have shown."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import scipy.stats
 
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.estimates import in_percent
-from posttrain.evaluation.results import METRICS_FILE, SAMPLES_FILE, SCHEMA_VERSION
+from posttrain.evaluation.results import read_metrics, read_samples
 from posttrain.evaluation.scoring import accuracy_by_length, is_correct, questions_of
 
 MUST_AGREE = ("benchmark", "data_sha256", "limit", "prompt", "decoding", "grader")
@@ -98,12 +97,12 @@ def holm(p_values: list[float]) -> list[float]:
 
 def compare(a: Path, b: Path) -> Comparison:
     """Compare two directories evals/<run>/<benchmark>; raises ComparisonError where a setting differs."""
-    metrics = [_metrics(path) for path in (a, b)]
+    metrics = [read_metrics(path) for path in (a, b)]
     for field in MUST_AGREE:
         left, right = (_setting(m, field) for m in metrics)
         if left != right:
             raise ComparisonError(f"{a} and {b}: {field} differs ({left!r} and {right!r}); evaluate both alike")
-    samples = [_samples(path) for path in (a, b)]
+    samples = [read_samples(path)[1] for path in (a, b)]
     outcomes = [questions_of(side, is_correct) for side in samples]
     if outcomes[0].keys() != outcomes[1].keys():
         raise ComparisonError(f"{a} and {b}: hold different questions; evaluate both on the same file")
@@ -149,20 +148,6 @@ def _setting(metrics: dict[str, Any], field: str) -> Any:
     """A setting; the tokens that end an answer are the checkpoint's own, as it was trained, and may differ."""
     value = metrics.get(field)
     return {k: v for k, v in value.items() if k != "stop_token_ids"} if field == "decoding" else value
-
-
-def _metrics(directory: Path) -> dict[str, Any]:
-    path = directory / METRICS_FILE
-    if not path.is_file():
-        raise ComparisonError(f"{path}: missing; expected a finished evaluation, evals/<run>/<benchmark>")
-    metrics = json.loads(path.read_text())
-    if metrics["schema"] != SCHEMA_VERSION:
-        raise ComparisonError(f"{path}: of schema {metrics['schema']}, expected {SCHEMA_VERSION}; evaluate it again")
-    return metrics
-
-
-def _samples(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / SAMPLES_FILE).read_text().rstrip("\n").split("\n")]
 
 
 def table(comparisons: list[Comparison]) -> str:

@@ -1,10 +1,9 @@
 """Imitations of published graders with our Grader's interface; they compare scores and never give rewards."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from posttrain.evaluation.results import SAMPLES_FILE, ResultError
+from posttrain.evaluation.results import read_samples
 from posttrain.grading.grader import Grade, Grader, Verdict
 from posttrain.grading.pool import SymbolicPool
 from posttrain.grading.reading.extract import extract_answer
@@ -54,11 +53,8 @@ class PublishedGrader(Grader):
 
 def beside(directory: Path, name: str) -> str:
     """What the published grader would have said of a finished evaluation, and where it differs, for the terminal."""
-    path, settings = directory / SAMPLES_FILE, directory / "settings.json"
-    if not path.is_file() or not settings.is_file():
-        raise ResultError(f"{path}: missing; expected a finished evaluation, evals/<run>/<benchmark>")
-    form = json.loads(settings.read_text())["prompt"]["form"]
-    samples = [json.loads(line) for line in path.read_text().split("\n") if line]
+    settings, samples = read_samples(directory)
+    form = settings["prompt"]["form"]
     golds, texts = [s["gold"] for s in samples], [s["completion"] for s in samples]
     with make_grader(name, form) as grader:
         grades = grader.grade(golds, texts, [s["finish_reason"] == "length" for s in samples])

@@ -1,21 +1,48 @@
-"""Write the files of an evaluation: samples survive an interruption; metrics.json comes last and must add up."""
+"""Write the files of an evaluation: samples survive an interruption; metrics.json comes last and must add up.
+
+What is read back is as it was written: complete.json holds digests, each line of what survives an interruption its own.
+"""
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from posttrain import atomic
+from posttrain import atomic, digests, jsonl
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.estimates import in_percent
 from posttrain.evaluation.scoring import compute_metrics, macro_mean
 from posttrain.generation.sample import Sample
+from posttrain.grading.grader import Verdict
 
 SCHEMA_VERSION = 2
 SETTINGS_FILE = "settings.json"
 PARTIAL_FILE = "samples.partial.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 METRICS_FILE = "metrics.json"
+
+ESTIMATE = {"value": float, "low": float, "high": float}
+MAYBE_NUMBER = (float, type(None))
+SETTINGS = {
+    "schema": int, "benchmark": str, "data_sha256": str, "limit": (int, type(None)), "expected_samples": int,
+    "checkpoint": {"name": str}, "grader": {"name": str}, "prompt": {"name": str, "form": str},
+    "decoding": {"temperature": float, "num_samples": int, "max_new_tokens": int},
+}  # fmt: skip
+METRICS = {
+    **SETTINGS, "n": int, "questions": int, "counts": {str: int}, "truncation_rate": float, "format_rate": float,
+    "accuracy": {**ESTIMATE, "standard_error": MAYBE_NUMBER}, "accuracy_strict": ESTIMATE, "accuracy_lenient": ESTIMATE,
+    "accuracy_completed": (ESTIMATE, type(None)), "pass_at_k": {str: ESTIMATE}, "maj_at_k": {str: ESTIMATE},
+    "tokens": {str: ({str: float}, type(None))}, "accuracy_within_budget": {str: float},
+    "accuracy_by_length": {"edges": [float], "bins": [{"n": int, "accuracy": MAYBE_NUMBER}]},
+}  # fmt: skip
+GRADED = {
+    "id": str, "sample": int, "prompt_hash": str, "completion": str, "finish_reason": {"stop", "length"}, "tokens": int,
+    "format": bool, "format_compat": bool, "answer": (str, type(None)), "gold": str,
+    "verdict": {verdict.value for verdict in Verdict}, "correct_lenient": bool, "vote": (int, type(None)),
+}  # fmt: skip
+SAMPLED = {"index": int, "text": str, "tokens": int, "finish_reason": {"stop", "length"}}
 
 
 class ResultError(PosttrainError):
@@ -29,7 +56,7 @@ class Result:
         """Open `directory` for a result of `settings`; raises ResultError where it holds one of others."""
         self.directory, self.settings = directory, settings
         self.partial = directory / PARTIAL_FILE
-        existing = _read(directory / SETTINGS_FILE)
+        existing = jsonl.read_object(directory / SETTINGS_FILE, dict, f"remove {directory} and evaluate again")
         if existing is None:
             if any((directory / name).exists() for name in (METRICS_FILE, SAMPLES_FILE, PARTIAL_FILE)):
                 raise ResultError(f"{directory}: holds a result without {SETTINGS_FILE}; choose another --output_dir")
@@ -43,56 +70,89 @@ class Result:
 
     def metrics(self) -> dict[str, Any] | None:
         """The finished metrics, or None."""
-        return _read(self.directory / METRICS_FILE)
+        return read_metrics(self.directory) if (self.directory / METRICS_FILE).exists() else None
 
     def sampled(self) -> list[Sample]:
-        """Samples that an interrupted evaluation left; a line cut in the middle is dropped."""
+        """Samples that an interrupted evaluation left; a line that is cut or damaged is sampled again."""
         found: dict[int, Sample] = {}
-        for line in self.partial.read_bytes().split(b"\n") if self.partial.is_file() else []:
-            try:
-                sample = Sample(**json.loads(line.decode()))
-            except (ValueError, TypeError):
-                break
-            found[sample.index] = sample
-        samples = list(found.values())
-        atomic.write_bytes(self.partial, "".join(_line(asdict(sample)) for sample in samples).encode())
-        return samples
+        lines = self.partial.read_bytes().splitlines(keepends=True) if self.partial.is_file() else []
+        for values in jsonl.unsealed(lines, SAMPLED):
+            if values and 0 <= values["index"] < self.settings["expected_samples"]:
+                found[values["index"]] = Sample(**{key: values[key] for key in SAMPLED})
+        if lines:
+            atomic.write_bytes(self.partial, _lines(jsonl.sealed(asdict(sample)) for sample in found.values()))
+        return list(found.values())
 
     def keep(self, sample: Sample) -> None:
         """Add a sample to what survives an interruption."""
         with self.partial.open("a") as file:
-            file.write(_line(asdict(sample)))
+            file.write(jsonl.sealed(asdict(sample)))
 
     def finish(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Write samples and metrics, and return the metrics."""
-        atomic.write_bytes(self.directory / SAMPLES_FILE, "".join(map(_line, samples)).encode())
+        atomic.write_bytes(
+            self.directory / SAMPLES_FILE,
+            _lines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples),
+        )
         metrics = write_metrics(self.directory, self.settings, samples)
         self.partial.unlink(missing_ok=True)
         return metrics
 
 
-def rebuild(directory: Path) -> dict[str, Any]:
-    """metrics.json from settings.json and samples.jsonl, without a model; the same bytes as the evaluation wrote."""
-    settings = _read(directory / SETTINGS_FILE)
-    if settings is None or not (directory / SAMPLES_FILE).is_file():
-        raise ResultError(f"{directory}: has no {SETTINGS_FILE} and {SAMPLES_FILE}; expected evals/<run>/<benchmark>")
-    samples = [json.loads(line) for line in (directory / SAMPLES_FILE).read_text().split("\n") if line]
-    return write_metrics(directory, settings, samples)
+def _lines(lines: Iterable[str]) -> bytes:
+    return "".join(lines).encode()
 
 
-def write_metrics(directory: Path, settings: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]:
-    metrics = {**settings, **compute_metrics(samples)}
-    check_counts(metrics)
-    atomic.write_json(directory / METRICS_FILE, metrics)
+def read_metrics(directory: Path) -> dict[str, Any]:
+    """metrics.json of a finished evaluation; raises ResultError or DamageError where it is not as it was written."""
+    path, remedy = directory / METRICS_FILE, f"make it again: python src/score.py {directory}"
+    digests.check_files(directory, [METRICS_FILE], remedy)
+    metrics = jsonl.read_object(path, {"schema": int}, remedy)
+    if metrics is None:
+        raise ResultError(f"{path}: missing; expected a finished evaluation, evals/<run>/<benchmark>")
+    if metrics["schema"] != SCHEMA_VERSION:
+        raise ResultError(f"{path}: of schema {metrics['schema']}, expected {SCHEMA_VERSION}; evaluate it again")
+    if fault := jsonl.mismatch(metrics, METRICS):
+        raise ResultError(f"{path}: {fault}; {remedy}")
     return metrics
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.is_file() else None
+def read_samples(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """settings.json and samples.jsonl, each sample there once; raises ResultError or DamageError otherwise."""
+    remedy = f"remove {directory} and evaluate again"
+    if not all((directory / name).is_file() for name in (SETTINGS_FILE, SAMPLES_FILE)):
+        raise ResultError(f"{directory}: has no {SETTINGS_FILE} and {SAMPLES_FILE}; expected evals/<run>/<benchmark>")
+    digests.check_files(directory, [SETTINGS_FILE, SAMPLES_FILE], remedy)
+    settings = jsonl.read_object(directory / SETTINGS_FILE, SETTINGS, remedy) or {}
+    samples = jsonl.read_lines(directory / SAMPLES_FILE, GRADED, remedy)
+    per_question = settings["decoding"]["num_samples"]
+    counted = Counter((sample["id"], sample["sample"]) for sample in samples)
+    questions = {sample["id"] for sample in samples}
+    expected = {(question, number) for question in questions for number in range(per_question)}
+    if wrong := sorted({*expected - set(counted), *(place for place, n in counted.items() if n > 1)}):
+        (question, number), n = wrong[0], counted[wrong[0]]
+        where = f"{directory / SAMPLES_FILE}: question {question}, sample {number}"
+        raise ResultError(f"{where}: there {n} times, expected once; {remedy}")
+    if len(samples) != settings["expected_samples"]:
+        path, expected = directory / SAMPLES_FILE, settings["expected_samples"]
+        raise ResultError(f"{path}: has {len(samples)} samples, expected {expected}; {remedy}")
+    return settings, samples
 
 
-def _line(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"
+def rebuild(directory: Path) -> dict[str, Any]:
+    """metrics.json from settings.json and samples.jsonl, without a model; the same bytes as the evaluation wrote."""
+    return write_metrics(directory, *read_samples(directory))
+
+
+def write_metrics(directory: Path, settings: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """metrics.json, and before it the mark that vouches for the three files."""
+    metrics = {**settings, **compute_metrics(samples)}
+    check_counts(metrics)
+    content = atomic.json_bytes(metrics)
+    written = {name: digests.stamp(directory / name) for name in (SETTINGS_FILE, SAMPLES_FILE)}
+    digests.write_mark(directory, {**written, METRICS_FILE: digests.stamp_bytes(content)})
+    atomic.write_bytes(directory / METRICS_FILE, content)
+    return metrics
 
 
 def check_counts(metrics: dict[str, Any]) -> None:

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from posttrain import atomic, lineage
+from posttrain import atomic, jsonl, lineage
 from posttrain.data.benchmarks import benchmark_names
 from posttrain.errors import PosttrainError
-from posttrain.evaluation.results import METRICS_FILE
+from posttrain.evaluation.results import METRICS_FILE, read_metrics
 from posttrain.grading.grader import Verdict
 from posttrain.pipelines.candidates import CORRECT_SCORE, accepted, score, selected
 from posttrain.pipelines.expert_iteration import Rounds, Stage
@@ -156,7 +156,7 @@ def epoch_record(
 ) -> dict[str, Any]:
     """Counts of the buffer, losses and learning rates of the epoch's steps, and accuracy after it."""
     path = rounds.directory(1) / "sft" / lineage.METRICS_FILE
-    steps = [json.loads(line) for line in path.read_text().splitlines()]
+    steps = jsonl.read_lines(path, {"step": int}, "remove the line, or restore the file")
     logged = [step for step in steps if "loss" in step and math.ceil(step["epoch"]) == epoch]
     return {
         "epoch": epoch,
@@ -171,7 +171,7 @@ def epoch_record(
 
 def evaluation_record(stage: Stage) -> dict[str, Any]:
     """Figures of a finished evaluation under the guide's names. The verifier says yes or no: confidence is accuracy."""
-    metrics = lineage.read_json(stage.mark) or {}
+    metrics = read_metrics(stage.mark.parent)
     correct, n = metrics["counts"]["correct"], metrics["n"]
     return {
         "total_examples": n, "correct": correct, "accuracy": correct / n, "mean_confidence": correct / n,

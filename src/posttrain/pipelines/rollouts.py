@@ -3,12 +3,11 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain import atomic
+from posttrain import atomic, digests, jsonl
 from posttrain.data.rows import by_content, row_id
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.estimates import pass_at_k
@@ -19,6 +18,16 @@ from posttrain.grading.grader import Grader, Verdict
 
 PARTIAL_FILE = "rollouts.partial.jsonl"
 ROLLOUTS_FILE = "rollouts.jsonl"
+MAYBE_NUMBER, MAYBE_TEXT = (float, type(None)), (str, type(None))
+CANDIDATE = {
+    "text": str, "tokens": int, "finish_reason": {"stop", "length"}, "answer": MAYBE_TEXT,
+    "verdict": {verdict.value for verdict in Verdict}, "logprob": MAYBE_NUMBER, "entropy": MAYBE_NUMBER,
+}  # fmt: skip
+ROLLOUT = {"id": str, "prompt": [{"role": str, "content": str}], "gold": str, "candidates": [CANDIDATE]}
+METRICS = {
+    "questions": int, "solved": int, "candidates": int, "counts": {str: int}, "correct_rate": float,
+    "tokens_per_candidate": float, "logprob": MAYBE_NUMBER, "entropy": MAYBE_NUMBER,
+}  # fmt: skip
 
 
 class RolloutError(PosttrainError):
@@ -57,10 +66,18 @@ class Rollout:
     candidates: list[Candidate]
 
     @classmethod
+    def of(cls, values: dict[str, Any]) -> "Rollout":
+        """The rollout of values that have the shape of one."""
+        candidates = [Candidate(**{key: one[key] for key in CANDIDATE}) for one in values["candidates"]]
+        return cls(values["id"], values["prompt"], values["gold"], candidates)
+
+    @classmethod
     def from_line(cls, line: str) -> "Rollout":
-        """The rollout of a line; raises ValueError or TypeError for anything else."""
-        record = json.loads(line)
-        return cls(**{**record, "candidates": [Candidate(**candidate) for candidate in record["candidates"]]})
+        """The rollout of a line; raises ValueError for anything else."""
+        values = jsonl.parse(line)
+        if fault := jsonl.mismatch(values, dict) or jsonl.mismatch(values, ROLLOUT):
+            raise ValueError(fault)
+        return cls.of(values)
 
     def to_line(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
@@ -103,7 +120,8 @@ class RolloutFile:
     def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
         """Open `directory` for rollouts of `settings`; raises RolloutError where it holds those of others."""
         self.directory, self.partial = directory, directory / PARTIAL_FILE
-        existing = _read_json(directory / SETTINGS_FILE)
+        remedy = f"remove {directory} and sample again"
+        existing = jsonl.read_object(directory / SETTINGS_FILE, dict, remedy)
         if existing is None:
             atomic.write_json(directory / SETTINGS_FILE, settings)
         elif existing != settings:
@@ -115,36 +133,31 @@ class RolloutFile:
 
     def metrics(self) -> dict[str, Any] | None:
         """The finished metrics, or None."""
-        return _read_json(self.directory / METRICS_FILE)
+        return read_metrics(self.directory) if (self.directory / METRICS_FILE).exists() else None
 
     def done(self) -> set[str]:
-        """Ids of the questions that an interrupted run left whole; a line cut in the middle is dropped for good."""
-        ids, end = set(), 0
-        if not self.partial.is_file():
-            return ids
-        with self.partial.open("rb+") as file:
-            for line in file:
-                try:
-                    rollout = Rollout.from_line(line.decode())
-                except (ValueError, TypeError, KeyError):
-                    break
-                if not line.endswith(b"\n"):
-                    break
-                ids.add(rollout.id)
-                end += len(line)
-            file.truncate(end)
+        """Ids of the questions that an interrupted run left whole; a line that is cut or damaged is dropped."""
+        ids: set[str] = set()
+        if self.partial.is_file():
+            with self.partial.open("rb") as file, atomic.writing(self.partial) as kept:
+                for values in filter(None, jsonl.unsealed(file, ROLLOUT)):
+                    if values["id"] not in ids:
+                        ids.add(values["id"])
+                        kept.write(jsonl.sealed(values).encode())
         return ids
 
     def kept(self) -> Iterator[Rollout]:
-        """Questions that are whole so far; call `done` first, which drops a line cut in the middle."""
-        path = self.directory / ROLLOUTS_FILE if self.metrics() else self.partial
-        with path.open() if path.is_file() else nullcontext([]) as file:
-            yield from map(Rollout.from_line, file)
+        """Questions that are whole so far; call `done` first, which drops a line that is cut or damaged."""
+        if self.metrics():
+            yield from read_rollouts(self.directory)
+        elif self.partial.is_file():
+            with self.partial.open("rb") as file:
+                yield from map(Rollout.of, filter(None, jsonl.unsealed(file, ROLLOUT)))
 
     def keep(self, rollout: Rollout) -> None:
         """Add a question to what survives an interruption."""
         with self.partial.open("a") as file:
-            file.write(rollout.to_line())
+            file.write(jsonl.sealed(asdict(rollout)))
 
     def finish(self, questions: list[Question]) -> dict[str, Any]:
         """Write rollouts in the order of `questions`, then their metrics, which are returned."""
@@ -153,7 +166,10 @@ class RolloutFile:
         metrics = summarise(read_rollouts(self.directory, finished=False))
         if metrics["questions"] != len(questions):
             raise RolloutError(f"{self.directory}: {metrics['questions']} questions of {len(questions)} were sampled")
-        atomic.write_json(self.directory / METRICS_FILE, metrics)
+        content = atomic.json_bytes(metrics)
+        written = {name: digests.stamp(self.directory / name) for name in (SETTINGS_FILE, ROLLOUTS_FILE)}
+        digests.write_mark(self.directory, {**written, METRICS_FILE: digests.stamp_bytes(content)})
+        atomic.write_bytes(self.directory / METRICS_FILE, content)
         self.partial.unlink(missing_ok=True)
         return metrics
 
@@ -165,18 +181,32 @@ class RolloutFile:
                 end += len(line)
             for question in questions:
                 file.seek(places[question.id])
-                yield file.readline()
+                (values,) = jsonl.unsealed([file.readline()], ROLLOUT)
+                if values is None:
+                    raise RolloutError(f"{self.partial}: question {question.id} was damaged; start the command again")
+                yield Rollout.of(values).to_line().encode()
+
+
+def read_metrics(directory: Path) -> dict[str, Any]:
+    """Figures of a finished sampling stage, as they were written; raises RolloutError or DamageError."""
+    remedy = f"remove {directory} and sample again"
+    digests.check_files(directory, [METRICS_FILE], remedy)
+    metrics = jsonl.read_object(directory / METRICS_FILE, METRICS, remedy)
+    if metrics is None:
+        raise RolloutError(f"{directory}: has no {METRICS_FILE}; start its src/sample.py command again to finish it")
+    return metrics
 
 
 def read_rollouts(directory: Path, finished: bool = True) -> Iterator[Rollout]:
-    """Rollouts of a sampling stage, one at a time; raises RolloutError where it is not whole."""
-    if finished and not (directory / METRICS_FILE).is_file():
-        raise RolloutError(f"{directory}: has no {METRICS_FILE}; start its src/sample.py command again to finish it")
+    """Rollouts of a sampling stage, one at a time; raises RolloutError or DamageError where it is not whole."""
+    if finished:
+        read_metrics(directory)
+        digests.check_files(directory, [ROLLOUTS_FILE], f"remove {directory} and sample again")
     with (directory / ROLLOUTS_FILE).open() as file:
         for number, line in enumerate(file, 1):
             try:
                 yield Rollout.from_line(line)
-            except (ValueError, TypeError, KeyError) as error:
+            except ValueError as error:
                 raise RolloutError(f"{directory / ROLLOUTS_FILE}:{number}: not a rollout ({error})") from error
 
 
@@ -209,7 +239,3 @@ def summarise(rollouts: Iterable[Rollout]) -> dict[str, Any]:
         "tokens_per_candidate": tokens / n if n else 0.0,
         **{name: total / measured if measured else None for name, total in weighted.items()},
     }
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.is_file() else None

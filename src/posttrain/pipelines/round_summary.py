@@ -8,8 +8,9 @@ from posttrain import atomic, lineage
 from posttrain.data.benchmarks import benchmark_names
 from posttrain.data.rows import read_parquet
 from posttrain.evaluation.estimates import in_percent, wilson_interval
-from posttrain.evaluation.results import METRICS_FILE
+from posttrain.evaluation.results import read_metrics
 from posttrain.grading.grader import Verdict
+from posttrain.pipelines import rollouts
 from posttrain.pipelines.candidates import Rule, accepted, why_nothing
 from posttrain.pipelines.rollouts import read_rollouts
 from posttrain.report.round_figure import draw_rounds
@@ -19,7 +20,7 @@ ROUNDS_FILE = "rounds.json"
 
 def summarise_sampling(directory: Path, earlier: list[Path], rule: Rule) -> dict[str, Any]:
     """The stage's own figures, and what was accepted: candidates, questions, and solutions no `earlier` round had."""
-    metrics = lineage.read_json(directory / "rollouts" / METRICS_FILE)
+    metrics = rollouts.read_metrics(directory / "rollouts")
     sampled = [path for one in earlier if (path := one / "rollouts").is_dir()]
     known = {(r.id, c.text) for path in sampled for r in read_rollouts(path) for c in accepted(r, rule)}
     questions = {question for question, _ in known}
@@ -31,7 +32,6 @@ def summarise_sampling(directory: Path, earlier: list[Path], rule: Rule) -> dict
         found["questions_accepted"] += bool(kept)
         found["questions_first_solved"] += bool(kept) and rollout.id not in questions
         solutions |= {(rollout.id, candidate.text) for candidate in kept}
-    assert metrics is not None  # the stage before is whole
     return {
         **metrics,
         **{name: found[name] for name in ("accepted", "questions_accepted", "questions_first_solved")},
@@ -64,7 +64,7 @@ def summarise_training(directory: Path) -> dict[str, Any]:
 
 def summarise_evaluation(evals: Path, benchmarks: str) -> dict[str, Any]:
     """Accuracy with interval of each benchmark, and of all questions together where there are several."""
-    metrics = {name: lineage.read_json(evals / name / METRICS_FILE) or {} for name in benchmark_names(benchmarks)}
+    metrics = {name: read_metrics(evals / name) for name in benchmark_names(benchmarks)}
     summary = {
         name: {"n": m["n"], **m["accuracy"], "format_rate": m["format_rate"], "truncation_rate": m["truncation_rate"]}
         for name, m in metrics.items()

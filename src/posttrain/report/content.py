@@ -1,7 +1,6 @@
 """Finished evaluations and runs, read from their directories and laid side by side: tables, curves, differences."""
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +9,14 @@ from typing import Any
 
 import yaml
 
+from posttrain import jsonl
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.comparison import Comparison, ComparisonError, compare, holm
 from posttrain.evaluation.estimates import in_percent
 from posttrain.evaluation.reference import REFERENCES
-from posttrain.evaluation.results import METRICS_FILE
+from posttrain.evaluation.results import METRICS_FILE, read_metrics
 from posttrain.lineage import METRICS_FILE as RUN_METRICS
-from posttrain.lineage import RUN_FILE, read_json
+from posttrain.lineage import read_record
 from posttrain.report.html_page import distinct_labels
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)/*$")
@@ -64,7 +64,7 @@ def read_evaluations(directories: Sequence[Path]) -> list[Evaluation]:
     for directory, label in zip(directories, distinct_labels(directories), strict=True):
         results, found = {}, {}
         for path in sorted(directory.glob(f"*/{METRICS_FILE}")):
-            metrics = _read_object(path)
+            metrics = read_metrics(path.parent)
             key = QuestionSet(path.parent.name, metrics.get("limit") or 0, metrics["data_sha256"])
             results[key], found[key] = metrics, path.parent
         if not results:
@@ -80,31 +80,9 @@ def read_runs(directories: Sequence[Path]) -> list[Run]:
         path = directory / RUN_METRICS
         if not path.is_file():
             raise ReportError(f"{path}: missing; expected the output directory of a training script")
-        steps = list(json_lines(path))
-        runs.append(Run(label, directory, read_json(directory / RUN_FILE) or {}, steps))
+        steps = jsonl.read_lines(path, {"step": int}, "remove the line, or restore the file")
+        runs.append(Run(label, directory, read_record(directory) or {}, steps))
     return runs
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-        value["accuracy"]["value"], value["counts"], value["data_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ReportError(
-            f"{path}: not the metrics of an evaluation: {error!r}; make it again with make score"
-        ) from error
-    return value
-
-
-def json_lines(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    for number, line in enumerate(path.read_text().split("\n"), start=1):  # not splitlines, which splits at U+2028 too
-        if line:
-            try:
-                lines.append(dict(json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise ReportError(f"{path}:{number}: expected a JSON object: {error}") from error
-    return lines
 
 
 def question_sets(evaluations: Sequence[Evaluation]) -> dict[QuestionSet, str]:

@@ -9,9 +9,9 @@ from typing import Any
 from posttrain import atomic
 from posttrain.data.benchmarks import DECLARATIONS, declarations
 from posttrain.data.rows import read_parquet
-from posttrain.evaluation.results import SAMPLES_FILE
+from posttrain.evaluation.results import read_samples
 from posttrain.grading.grader import Verdict
-from posttrain.report.content import Evaluation, QuestionSet, json_lines, question_sets
+from posttrain.report.content import Evaluation, QuestionSet, question_sets
 
 SAMPLES_OF_A_QUESTION = 4  # shown on the page
 
@@ -94,7 +94,7 @@ def spread(questions: Sequence[Question]) -> list[Question]:
 def _answers(evaluation: Evaluation, key: QuestionSet) -> dict[str, list[dict[str, Any]]]:
     answers: dict[str, list[dict[str, Any]]] = {}
     if key in evaluation.directories:
-        for sample in json_lines(evaluation.directories[key] / SAMPLES_FILE):
+        for sample in read_samples(evaluation.directories[key])[1]:
             answers.setdefault(sample["id"], []).append(sample)
     return answers
 

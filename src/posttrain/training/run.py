@@ -169,7 +169,7 @@ def run_details(run: Run, trainer: WholeRun, dataset: dict[str, Any]) -> dict[st
 def start_or_continue(run: Run, details: dict[str, Any], resumed_from: Path | None) -> dict[str, Any]:
     """The record of this run with a new session in it, written to run.json by the main process."""
     output_dir, record = run.output_dir, run.record
-    if PartialState().is_main_process and lineage.read_json(output_dir / lineage.RUN_FILE) != record:
+    if PartialState().is_main_process and lineage.read_record(output_dir) != record:
         raise lineage.LineageError(f"{output_dir}: another process wrote there meanwhile; start the command again")
     session = {"started": lineage.now(), "resumed_from": resumed_from.name if resumed_from else None}
     if not PartialState().is_main_process:

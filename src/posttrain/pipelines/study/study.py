@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from posttrain import atomic, lineage, processes
+from posttrain import atomic, digests, lineage, processes
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.results import METRICS_FILE
 from posttrain.hardware import VARIABLE, find_config
@@ -24,7 +24,7 @@ SCRIPTS = Path(__file__).parents[3]
 BASE = "base"
 EVALS, REPORT = "evals", "report"  # directories beside the cells
 RESERVED = (BASE, EVALS, REPORT)
-SETTINGS_FILE = "asked.json"  # what the study said when it began; complete.json is written last
+SETTINGS_FILE = "asked.json"  # what the study said when it began; the mark is written last
 
 
 class StudyError(PosttrainError):
@@ -115,7 +115,7 @@ def train_command(study: Study, name: str) -> list[str]:
 def points(study: Study, name: str) -> dict[int, str]:
     """Checkpoints of a cell to evaluate, by step; the last is the run's final one."""
     run = Path(study.output_dir) / name
-    record = lineage.read_json(run / lineage.RUN_FILE) or {}
+    record = lineage.read_record(run) or {}
     last = (record.get("result") or {}).get("steps") or 0
     saved = checkpoints.steps_of(run) if study.checkpoints else {}
     return {**{step: str(path) for step, path in saved.items() if step < last}, last: str(run / "final")}
@@ -138,14 +138,14 @@ def training_settings(study: Study, name: str) -> dict[str, Any]:
 
 def is_trained(study: Study, name: str) -> bool:
     """Whether a cell's run is finished under the settings of now; where not, its command goes on with it or refuses."""
-    record = lineage.read_json(Path(study.output_dir) / name / lineage.RUN_FILE)
+    record = lineage.read_record(Path(study.output_dir) / name)
     asked = lineage.read_json(Path(study.output_dir) / EVALS / name / SETTINGS_FILE)
     return bool(record and record["finished"]) and asked == training_settings(study, name)
 
 
 def evaluation_settings(study: Study, name: str, model: str, out: Path) -> dict[str, Any]:
     """Everything that the study, its recipe included, says about an evaluation, and which run the weights are of."""
-    record = lineage.read_json(Path(study.output_dir) / name / lineage.RUN_FILE)
+    record = lineage.read_record(Path(study.output_dir) / name)
     values = read_recipe(evaluate_command(study, model, out)[2:], "eval").values
     asked = {key: value for key, value in values.items() if key not in ("model", "output_dir")}
     if record is None:
@@ -166,7 +166,11 @@ def is_evaluated(study: Study, name: str, step: int, model: str) -> bool:
             f"{out}: evaluated under other settings, which differ in {', '.join(different)} ({first}: "
             f"{theirs.get(first)!r} there, {ours.get(first)!r} here); remove it or choose another output_dir"
         )
-    return (out / "complete.json").is_file()
+    try:
+        return digests.check_files(out, None, "it is evaluated again") or (out / digests.MARK).is_file()
+    except digests.DamageError as error:
+        print(error, flush=True)
+        return False
 
 
 def run_study(study: Study, devices: list[str]) -> None:
@@ -223,13 +227,11 @@ def _run_cell(study: Study, name: str, device: str | None) -> None:
 def _evaluate(study: Study, name: str, step: int, model: str, device: str | None) -> None:
     out = evaluation_directory(study, name, step)
     if not is_evaluated(study, name, step, model):
-        (out / "complete.json").unlink(missing_ok=True)  # of nobody known: the command holds what is there to this
+        (out / digests.MARK).unlink(missing_ok=True)  # of nobody known: the command holds what is there to this
         atomic.write_json(out / SETTINGS_FILE, evaluation_settings(study, name, model, out))
         _run(evaluate_command(study, model, out), device)
-        digests = {
-            str(path.relative_to(out)): atomic.sha256_file(path) for path in sorted(out.glob(f"*/{METRICS_FILE}"))
-        }
-        atomic.write_json(out / "complete.json", digests)
+        files = sorted(out.glob(f"*/{METRICS_FILE}"))
+        digests.write_mark(out, {str(path.relative_to(out)): digests.stamp(path) for path in files})
 
 
 def _run(command: list[str], device: str | None) -> None:

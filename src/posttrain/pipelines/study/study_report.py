@@ -1,7 +1,6 @@
 """One report of a study: the curves of every cell from the base point, costs, and which differences are real."""
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from posttrain import atomic, lineage
 from posttrain.evaluation.comparison import compare, holm, mcnemar
 from posttrain.evaluation.estimates import in_percent, wilson_interval
-from posttrain.evaluation.results import METRICS_FILE
+from posttrain.evaluation.results import METRICS_FILE, read_metrics
 from posttrain.pipelines.study.study import BASE, Study, evaluation_directory, points
 
 matplotlib.use("Agg")  # files only, no display
@@ -46,7 +45,7 @@ def write_report(study: Study, out: Path) -> str:
 
 def read_point(directory: Path) -> dict[str, Any]:
     """Figures of all benchmarks together, under the names that the studies of GSM8K use."""
-    metrics = [json.loads(path.read_text()) for path in sorted(directory.glob(f"*/{METRICS_FILE}"))]
+    metrics = [read_metrics(path.parent) for path in sorted(directory.glob(f"*/{METRICS_FILE}"))]
     n, correct = sum(m["n"] for m in metrics), sum(m["counts"]["correct"] for m in metrics)
     low, high = wilson_interval(correct, n)
 
@@ -66,7 +65,7 @@ def read_point(directory: Path) -> dict[str, Any]:
 
 def cost(run: Path) -> dict[str, Any]:
     """What a cell's training took; tokens and steps are those of its own record."""
-    result = (lineage.read_json(run / lineage.RUN_FILE) or {}).get("result") or {}
+    result = (lineage.read_record(run) or {}).get("result") or {}
     spent = {key: result.get(key) for key in ("steps", "tokens_seen", "wall_seconds", "peak_memory_bytes")}
     return {**spent, "trainable_parameters": (result.get("effective") or {}).get("trainable_parameters")}
 
