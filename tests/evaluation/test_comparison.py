@@ -74,8 +74,9 @@ def write(directory, verdicts, **changes):
         }
         for i, v in enumerate(verdicts)
     ]  # fmt: skip
-    (directory / "metrics.json").write_text(json.dumps(compute_metrics(samples) | SETTINGS | changes))
-    (directory / "settings.json").write_text(json.dumps(SETTINGS | changes))
+    said = SETTINGS | {"expected_samples": len(samples)} | changes
+    (directory / "metrics.json").write_text(json.dumps(compute_metrics(samples) | said))
+    (directory / "settings.json").write_text(json.dumps(said))
     (directory / "samples.jsonl").write_text("\n".join(map(json.dumps, samples)))
     return directory
 

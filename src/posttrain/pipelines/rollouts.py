@@ -18,6 +18,7 @@ from posttrain.grading.grader import Grader, Verdict
 
 PARTIAL_FILE = "rollouts.partial.jsonl"
 ROLLOUTS_FILE = "rollouts.jsonl"
+UNFINISHED = f"has no {METRICS_FILE}; start its src/sample.py command again to finish it"
 MAYBE_NUMBER, MAYBE_TEXT = (float, type(None)), (str, type(None))
 CANDIDATE = {
     "text": str, "tokens": int, "finish_reason": {"stop", "length"}, "answer": MAYBE_TEXT,
@@ -193,14 +194,15 @@ def read_metrics(directory: Path) -> dict[str, Any]:
     digests.check_files(directory, [METRICS_FILE], remedy)
     metrics = jsonl.read_object(directory / METRICS_FILE, METRICS, remedy)
     if metrics is None:
-        raise RolloutError(f"{directory}: has no {METRICS_FILE}; start its src/sample.py command again to finish it")
+        raise RolloutError(f"{directory}: {UNFINISHED}")
     return metrics
 
 
 def read_rollouts(directory: Path, finished: bool = True) -> Iterator[Rollout]:
     """Rollouts of a sampling stage, one at a time; raises RolloutError or DamageError where it is not whole."""
+    if finished and not (directory / METRICS_FILE).is_file():
+        raise RolloutError(f"{directory}: {UNFINISHED}")
     if finished:
-        read_metrics(directory)
         digests.check_files(directory, [ROLLOUTS_FILE], f"remove {directory} and sample again")
     with (directory / ROLLOUTS_FILE).open() as file:
         for number, line in enumerate(file, 1):
