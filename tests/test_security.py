@@ -1,13 +1,20 @@
 """Nothing that is read is run: no code of a model repository, and no pickle in any file of a checkpoint."""
 
 import ast
+import contextlib
 import functools
 import json
+import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+import yaml
 from conftest import REPOSITORY
 
 from posttrain.errors import PosttrainError
@@ -103,3 +110,174 @@ def test_a_kernel_of_a_repository_is_not_fetched(model):
     (model / "config.json").write_text(json.dumps(config))
     with pytest.raises(PosttrainError, match="'somebody/kernel' is a repository with code"):
         read_config(str(model))
+
+
+class Evil:
+    """Pickles to a call that writes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Iterator[Path]:
+    """The file that evil code would write; it must not be there in the end."""
+    path = tmp_path / "code was run"
+    pickle.loads(pickle.dumps(Evil(path)))
+    assert path.exists()  # it is evil
+    path.unlink()
+    yield path
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_makes_tensors_alone_whatever_its_caller_asks_for(tmp_path, marker, monkeypatch, zipped):
+    """DeepSpeed loads with weights_only=False."""
+    from posttrain.training.safe_loading import FORCE, FORCE_NOT, tensors_only
+
+    path = tmp_path / "states.pt"
+    torch.save({"optimizer": Evil(marker)}, path, _use_new_zipfile_serialization=zipped)
+    monkeypatch.setenv(FORCE_NOT, "1")
+    with tensors_only(), pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=False)
+    assert os.environ[FORCE_NOT] == "1" and FORCE not in os.environ
+
+
+def test_checkpoints_of_deepspeed_are_tensors_and_its_own_values(tmp_path, marker):
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    from posttrain.training.safe_loading import tensors_only
+
+    engine, path = TorchCheckpointEngine(), tmp_path / "states.pt"
+    scalers = [LossScaler(2.0), DynamicLossScaler(4.0, 2.0, 1000, 1.0, 1)]
+    state = {"scalers": scalers, "stage": ZeroStageEnum.gradients, "place": fragment_address(3, 4), "p": torch.ones(2)}
+    engine.save(state, str(path))
+    with tensors_only():
+        back = engine.load(str(path))
+        assert (back["stage"], back["place"]) == (ZeroStageEnum.gradients, fragment_address(3, 4))
+        assert [scaler.cur_scale for scaler in back["scalers"]] == [2.0, 4.0]
+        engine.save(state | {"more": Evil(marker)}, str(path))
+        with pytest.raises(pickle.UnpicklingError):
+            engine.load(str(path))
+
+
+@pytest.mark.parametrize("name", ["rng_state.pth", "rng_state_1.pth", "scheduler.pt", "scaler.pt"])
+def test_a_checkpoint_with_code_is_passed_over_before_anything_is_loaded(tmp_path, marker, name):
+    """Its mark vouches for it: who can write the file can write the mark."""
+    from transformers import TrainerState
+
+    from posttrain.models import checkpoints
+    from posttrain.training.resume import settle
+
+    for step in (2, 4):
+        directory = tmp_path / f"checkpoint-{step}"
+        directory.mkdir()
+        TrainerState(global_step=step, max_steps=9).save_to_json(str(directory / "trainer_state.json"))
+        (directory / "optimizer.pt").touch()
+        torch.save({"state": Evil(marker)} if step == 4 else {}, directory / name)
+        checkpoints.mark_complete(directory)
+    assert settle(tmp_path).name == "checkpoint-2"
+    assert (tmp_path / "damaged-checkpoint-4").is_dir()
+
+
+def test_the_index_of_a_sharded_checkpoint_names_tensors_alone(tmp_path, marker):
+    """torch unpickles it with everything allowed."""
+    import torch.distributed.checkpoint as sharded
+
+    from posttrain.training.safe_loading import metadata_fault
+
+    state = {"weight": torch.ones(3, 2), "groups": [{"lr": 0.1}], "step": torch.tensor(3.0), "name": "adam"}
+    sharded.save(state, checkpoint_id=str(tmp_path / "optimizer_0"), no_dist=True)
+    index = tmp_path / "optimizer_0/.metadata"
+    assert metadata_fault(index) is None
+    index.write_bytes(pickle.dumps({"weight": Evil(marker)}))
+    assert "no part of a checkpoint's index" in metadata_fault(index)
+
+
+def test_banks_keys_and_memories_hold_tensors_alone(tmp_path, marker):
+    from posttrain.memory.bank.cache import BankShape, load_bank
+    from posttrain.memory.build import set_keys
+    from posttrain.memory.files import load_published
+
+    for content in ({"keys": Evil(marker)}, Evil(marker), [1], {"model_state_dict": 3}, {3: 4}, "text"):
+        path = tmp_path / "file.pt"
+        torch.save(content, path)
+        for load in (
+            lambda path=path: load_bank(path, BankShape(4, 2, 10, 0)),
+            lambda path=path: load_published(path, torch.nn.Linear(2, 2)),
+            lambda path=path: set_keys(path, SimpleNamespace(layers=torch.nn.ModuleDict())),
+        ):
+            with contextlib.suppress(PosttrainError):
+                load()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"PK\x03\x04", b"\x80\x02.", b"(lp0\n."])
+def test_files_that_are_no_pickles_are_one_line(tmp_path, content):
+    from posttrain.memory.bank.cache import BankShape, load_bank
+    from posttrain.memory.build import set_keys
+    from posttrain.memory.files import load_published
+
+    path = tmp_path / "file.pt"
+    path.write_bytes(content)
+    keys = torch.nn.Parameter(torch.zeros(2, 4, 2))
+    memory = SimpleNamespace(layers={"0": SimpleNamespace(memory_gate=SimpleNamespace(keys=keys))})
+    for name in ("file.pt", "file.safetensors"):
+        path.rename(tmp_path / name)
+        path = tmp_path / name
+        for load in (
+            lambda path=path: load_bank(path, BankShape(4, 2, 10, 0)),
+            lambda path=path: load_published(path, torch.nn.Linear(2, 2)),
+            lambda path=path: set_keys(path, memory),
+        ):
+            with pytest.raises(PosttrainError) as raised:
+                load()
+            assert "\n" not in str(raised.value)
+
+
+def test_a_copy_of_a_model_takes_nothing_from_outside(tmp_path, model):
+    from posttrain.models.rope import RopeError, extend, restore
+
+    (tmp_path / "private").write_text("a key")
+    (model / "notes.txt").symlink_to(tmp_path / "private")
+    for copy in (
+        lambda: extend(model, tmp_path / "a", 5000.0, 64, ""),
+        lambda: restore(tmp_path / "e", tmp_path / "b"),
+    ):
+        if not (tmp_path / "e").exists():
+            shutil.copytree(model, tmp_path / "e", symlinks=True)
+            (tmp_path / "e/rope_lock.json").write_text('{"files": {"config.json": "{}"}}')
+        with pytest.raises(RopeError, match="outside of the model"):
+            copy()
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
+def test_links_of_the_hubs_cache_are_followed(tmp_path, model):
+    from posttrain.models.rope import extend
+
+    snapshot, blobs = tmp_path / "cache/snapshots/abc", tmp_path / "cache/blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in model.iterdir():
+        shutil.copy2(path, blobs / path.name)
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    extend(snapshot, tmp_path / "out", 5000.0, 64, "")
+    weights = tmp_path / "out/model.safetensors"
+    assert not weights.is_symlink() and weights.samefile(blobs / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/../../b"])
+def test_a_study_writes_inside_its_directory(tmp_path, monkeypatch, name):
+    from posttrain.pipelines.study.study import StudyError, read_study
+
+    monkeypatch.chdir(REPOSITORY)
+    study = yaml.safe_load((REPOSITORY / "studies/tiny_strategies.yaml").read_text())
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(study | {"variants": {name: {"seed": 1}}}))
+    with pytest.raises(StudyError, match="not a name for a cell"):
+        read_study(tmp_path / "s.yaml")

@@ -101,6 +101,12 @@ def read_mark(directory: Path) -> dict[str, Stamp] | None:
     return stamps
 
 
+def check_matching(directory: Path, patterns: Iterable[str], remedy: str) -> None:
+    """`check_files` for the listed files that match one of the patterns, of their last part."""
+    listed = read_mark(directory) or {}
+    check_files(directory, [name for name in listed if any(map(PurePosixPath(name).match, patterns))], remedy)
+
+
 def check_files(directory: Path, names: Iterable[str] | None, remedy: str) -> bool:
     """Raise DamageError unless these files (None: all that the mark lists) are as they were written.
 

@@ -3,20 +3,33 @@
 import json
 
 import pytest
+import torch
+from transformers import TrainerState
 
+from posttrain import digests
 from posttrain.digests import DamageError
 from posttrain.lineage import LineageError, claim, start_record
 from posttrain.models import checkpoints
 from posttrain.training.callbacks import forget_after, wandb_login
+from posttrain.training.resume import settle
 
 
 def make(directory, step, complete=True):
     path = directory / f"checkpoint-{step}"
     path.mkdir()
     (path / "model.safetensors").write_bytes(b"weights")
+    (path / "optimizer.pt").write_bytes(b"moments")
+    torch.save({"cpu": torch.zeros(3)}, path / "rng_state.pth")
     if complete:
+        TrainerState(global_step=step, max_steps=200).save_to_json(str(path / "trainer_state.json"))
         checkpoints.mark_complete(path)
     return path
+
+
+def as_before(checkpoint):
+    """The mark as earlier versions wrote it: names and sizes."""
+    sizes = {name: stamp["bytes"] for name, stamp in digests.read_mark(checkpoint).items()}
+    (checkpoint / "complete.json").write_text(json.dumps(sizes))
 
 
 def test_only_marked_and_whole_checkpoints_count(tmp_path):
@@ -25,8 +38,63 @@ def test_only_marked_and_whole_checkpoints_count(tmp_path):
     (cut / "model.safetensors").write_bytes(b"wei")
     make(tmp_path, 100, complete=False)
     assert checkpoints.last_complete(tmp_path).name == "checkpoint-10"
-    checkpoints.remove_incomplete(tmp_path)
+    assert settle(tmp_path).name == "checkpoint-10"
     assert list(checkpoints.steps_of(tmp_path)) == [10]
+    assert (tmp_path / "damaged-checkpoint-20/optimizer.pt").is_file()  # it was whole, the other never was
+    assert not list(tmp_path.glob("*checkpoint-100*"))
+
+
+HARMS = {
+    "a bit in the weights": ("model.safetensors", lambda b: bytes([b[0] ^ 1]) + b[1:]),
+    "a bit in the optimizer": ("optimizer.pt", lambda b: b[:-1] + bytes([b[-1] ^ 128])),
+    "random states cut off": ("rng_state.pth", lambda b: b[:-9]),
+    "another state": ("trainer_state.json", lambda b: b.replace(b"200", b"300")),
+    "a state of other form": ("trainer_state.json", lambda b: b"[1]"),
+    "no mark": ("complete.json", None),
+    "a mark of nothing": ("complete.json", lambda b: b"{}"),
+    "a mark that is none": ("complete.json", lambda b: b"[1]"),
+    "a mark without optimizer": ("complete.json", lambda b: b.replace(b"optimizer.pt", b"optimiser.pt")),
+    "a mark of weights alone": ("complete.json", lambda b: b'{"model.safetensors": 7}'),
+    "a mark that leads out": ("complete.json", lambda b: b'{"../run.json": 7}'),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_is_taken(tmp_path, harm, caplog):
+    for step in (10, 20, 30):
+        make(tmp_path, step)
+    name, change = HARMS[harm]
+    path = tmp_path / "checkpoint-30" / name
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(path.read_bytes()))
+    assert settle(tmp_path).name == "checkpoint-20"
+    assert list(checkpoints.steps_of(tmp_path)) == [10, 20]
+    assert (tmp_path / "damaged-checkpoint-30/model.safetensors").is_file()
+    assert "checkpoint-30: " in caplog.text and "moved to" in caplog.text
+
+
+def test_all_damaged_means_none_deleted(tmp_path):
+    for step in (10, 20):
+        (make(tmp_path, step) / "rng_state.pth").write_bytes(b"")
+    (tmp_path / "damaged-checkpoint-20").mkdir()
+    assert settle(tmp_path) is None
+    moved = {path.name for path in tmp_path.glob("damaged-*/model.safetensors") for path in [path.parent]}
+    assert moved == {"damaged-checkpoint-10", "damaged-checkpoint-20-1"}
+    checkpoints.rotate(tmp_path, 1, None)
+    assert len(list(tmp_path.glob("damaged-*"))) == 3
+
+
+@pytest.mark.parametrize("name", ["rng_state.pth", "trainer_state.json"])
+def test_checkpoints_of_an_earlier_version_go_on_with_a_notice(tmp_path, name, caplog):
+    for step in (10, 20):
+        as_before(make(tmp_path, step))
+    assert settle(tmp_path).name == "checkpoint-20"
+    assert "of an earlier version: its mark holds sizes alone" in caplog.text
+    path = tmp_path / "checkpoint-20" / name
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    assert settle(tmp_path).name == "checkpoint-10"
 
 
 def test_steps_are_numbers_not_text(tmp_path):
@@ -88,4 +156,6 @@ def test_wandb_login_is_found_where_wandb_looks(monkeypatch, tmp_path):
 
 def test_the_mark_lists_every_file(tmp_path):
     path = make(tmp_path, 1)
-    assert json.loads((path / "complete.json").read_text()) == {"model.safetensors": 7}
+    listed = json.loads((path / "complete.json").read_text())
+    assert set(listed) == {"model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"}
+    assert listed["optimizer.pt"] == {"bytes": 7, "xxh3_128": digests.bytes_digest(b"moments")}

@@ -9,6 +9,7 @@ import pytest
 from conftest import REPOSITORY, record
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import TrainerState
 from trl.trainer.utils import RepeatSampler
 
 import posttrain
@@ -66,7 +67,7 @@ def finished(tmp_path: Path) -> Path:
         directory = tmp_path / f"checkpoint-{step}"
         shutil.copytree(TINY_BASE, directory)
         (directory / "model.safetensors").write_bytes(b"weights of step %d" % step)
-        (directory / "trainer_state.json").write_text("{}")
+        TrainerState(global_step=step, max_steps=4).save_to_json(str(directory / "trainer_state.json"))
         (directory / "optimizer.pt").write_text("moments")
         checkpoints.mark_complete(directory)
     shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "final")

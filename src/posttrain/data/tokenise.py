@@ -18,6 +18,7 @@ from tokenizers.decoders import ByteLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from posttrain import digests
 from posttrain.errors import PosttrainError
 
 Tokenise = Callable[[list[str]], list[np.ndarray]]
@@ -25,6 +26,7 @@ FASTOKENS = "POSTTRAIN_FASTOKENS"  # 0: not used though it is installed
 FIRST_CHECKED = 64  # texts of a process's first batch that are encoded by both
 CHECKED = 256  # one text in so many of the later ones; and the longest of every batch
 
+TOKENIZER_FILES = ("*token*.json", "*.jinja", "*.model", "vocab.*", "merges.txt", "*.tiktoken", "tekken.json")
 DIGITS = "0123456789"
 
 
@@ -35,6 +37,7 @@ def open_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
     text into nothing; one that lost part of its vocabulary skips what it does not know. One that has words and says
     `<unk>` to others is whole: the tiny world of facts knows no digits.
     """
+    digests.check_matching(Path(name), TOKENIZER_FILES, "copy the tokenizer's files again")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:  # the Rust library raises bare Exception, transformers whatever a damaged file leads to

@@ -12,7 +12,7 @@ from posttrain.generation.vllm.server import check_rope
 from posttrain.generation.vllm.server_sampler import ServerSampler
 from posttrain.models import loading
 from posttrain.models.loading import Checkpoint, load_merged, load_model
-from posttrain.models.source import check_model
+from posttrain.models.source import check_model, check_weights
 from posttrain.recipe.sampling_options import EvalOptions, SampleOptions
 
 
@@ -46,6 +46,7 @@ def open_sampler(
         yield HfSampler(load_model(checkpoint, options.dtype), tokenizer, options.batch_size)
     elif options.server == OWN_SERVER:
         check_model(name, may_be_adapter=False)
+        check_weights(name)
         with vllm_server({"model_name_or_path": name, **rope_overrides}) as url:
             yield ServerSampler(url, name, tokenizer, options.batch_size)
     elif options.send_weights:

@@ -150,10 +150,13 @@ def start_from(path: Path, memory: Any) -> None:
 
 def set_keys(path: Path, memory: Any) -> None:
     """Put product keys of a file, (2, r, knowledge_dim/2), into every layer; raises where they do not fit."""
-    if path.suffix == ".safetensors":
-        keys = load_file(path).get("keys")
-    else:
-        keys = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if path.suffix == ".safetensors":
+            keys = load_file(path).get("keys")
+        else:
+            keys = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file leads the readers to
+        raise MemoryFault(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}); write it again") from error
     for block in memory.layers.values():
         expected = block.memory_gate.keys
         if not isinstance(keys, Tensor) or keys.shape != expected.shape:

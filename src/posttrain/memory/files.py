@@ -1,7 +1,6 @@
 """A trained memory on disk: `memory.safetensors` and `memory.json`, which says for which model and bank it was made."""
 
 import json
-import pickle
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from posttrain import atomic
+from posttrain import atomic, digests
 from posttrain.memory.bank.cache import bank_digest, read_metadata
 from posttrain.memory.layer import ExplicitMemory, MemoryConfig, MemoryFault
 
@@ -42,6 +41,7 @@ def save_memory(directory: Path, memory: ExplicitMemory, description: dict[str, 
 def read_description(directory: Path) -> dict[str, Any]:
     """What memory.json says; its `config` as a MemoryConfig."""
     path = directory / DESCRIPTION
+    digests.check_matching(directory, (WEIGHTS, DESCRIPTION), "copy the directory again")
     try:
         description = json.loads(path.read_text())
         config = description["config"]
@@ -76,10 +76,10 @@ def load_published(path: Path, memory: ExplicitMemory) -> Loaded:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("model_state_dict", state)
-        matches = {name: PUBLISHED.fullmatch(name) for name in state}
+        matches = {name: PUBLISHED.fullmatch(str(name)) for name in state}
         ours = {match.group(1): state[name] for name, match in matches.items() if match}
         found = memory.load_state_dict(ours, strict=False)
-    except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever a damaged file, or one of other content, leads torch to
         raise MemoryFault(f"{path}: {' '.join(str(error).split())[:300]}") from error
     if len(found.missing_keys) == len(memory.state_dict()):
         raise MemoryFault(f"{path}: holds no tensor of this memory; expected names like layers.0.memory_norm.weight")

@@ -15,6 +15,7 @@ from posttrain.memory.bank.cache import BankShape, load_bank
 from posttrain.memory.files import check_bank_of, load_memory, read_description
 from posttrain.memory.layer import ExplicitMemory, attach
 from posttrain.models.loading import read_config
+from posttrain.models.source import check_weights
 
 NO_LIMIT = 10**9
 
@@ -80,6 +81,7 @@ def open_reader(directory: Path, model: str | None = None, cache: Path | None = 
     shape = BankShape(config.knowledge_num, config.knowledge_length, len(tokenizer), config.pad_id)
     bank = load_bank(cache, shape)
     check_bank_of(description, bank, cache)
+    check_weights(name)
     loaded = AutoModelForCausalLM.from_pretrained(
         name, config=read_config(name), use_safetensors=True, trust_remote_code=False, dtype=dtype
     ).eval()

@@ -22,6 +22,7 @@ from posttrain.methods.pairs import Pairs
 from posttrain.models import packed_attention, trainable
 from posttrain.models.loading import read_config
 from posttrain.models.rope import check_live, override
+from posttrain.models.source import check_weights
 from posttrain.recipe.options import RewardOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
 from posttrain.training.base_trainer import WholeRun
@@ -60,6 +61,7 @@ def load_model(model: ModelConfig, chosen: StrategyOptions, hardware: Hardware, 
     config = read_config(name, revision, num_labels=1)
     override(config, chosen.rope_theta, chosen.max_position_embeddings, name)
     set_seed(seed)
+    check_weights(name)
     loaded = AutoModelForSequenceClassification.from_pretrained(
         name,
         config=config,
@@ -117,6 +119,7 @@ class RewardModel:
             raise PosttrainError(f"{name}: not a reward model of this project; expected final/ of src/reward_model.py")
         packed_attention.register()
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        check_weights(name)
         model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         self.model = model.to(device).eval()
         self.tokenizer = load_tokenizer(name, None, record["eos_token"])

@@ -25,6 +25,7 @@ from posttrain.methods.sft import Rows
 from posttrain.models import packed_attention, trainable
 from posttrain.models.loading import read_config
 from posttrain.models.rope import check_live, override
+from posttrain.models.source import check_weights
 from posttrain.recipe.options import StrategyOptions, ValueOptions
 from posttrain.recipe.reader import Recipe
 from posttrain.training.base_trainer import WholeRun
@@ -169,6 +170,7 @@ def load_model(model: ModelConfig, chosen: StrategyOptions, hardware: Hardware, 
     config = read_config(str(name), revision, num_labels=1)
     override(config, chosen.rope_theta, chosen.max_position_embeddings, str(name))
     config.classifier_dropout = 0.0  # transformers' own is 0.1, which no value of the same prefix would survive twice
+    check_weights(str(name))
     loaded = AutoModelForTokenClassification.from_pretrained(
         name,
         revision=revision,

@@ -16,12 +16,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from posttrain import atomic, lineage
+from posttrain import atomic, digests, lineage
 from posttrain.data.encode import load_tokenizer as load_tokenizer  # light scripts take it from there
 from posttrain.data.tokenise import open_tokenizer
 from posttrain.errors import PosttrainError
 from posttrain.models.rope import check_live, override, rope_of
-from posttrain.models.source import ADAPTER_CONFIG, adapter_base
+from posttrain.models.source import ADAPTER_CONFIG, RESTORE, adapter_base, check_weights
 
 
 def set_generation_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -67,6 +67,7 @@ def read_checkpoint(name: str) -> Checkpoint:
 
 def read_config(name: str, revision: str | None = None, **changes: Any) -> PretrainedConfig:
     """The configuration of a directory or of the hub, which never brings code along; raises PosttrainError."""
+    digests.check_matching(Path(name), ("*.json",), RESTORE)
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **changes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -98,6 +99,7 @@ def load_model(checkpoint: Checkpoint, dtype: str) -> PreTrainedModel:
     name, config = checkpoint.name, checkpoint.config
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
+    check_weights(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             name, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False
@@ -135,6 +137,7 @@ def load_merged(checkpoint: Checkpoint, dtype: str) -> PreTrainedModel:
     if not (Path(checkpoint.name) / ADAPTER_CONFIG).is_file():
         return load_model(checkpoint, dtype)
     base = replace(checkpoint, name=adapter_base(Path(checkpoint.name)))
+    check_weights(checkpoint.name)
     return PeftModel.from_pretrained(load_model(base, dtype), checkpoint.name).merge_and_unload()
 
 

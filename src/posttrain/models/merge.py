@@ -15,7 +15,7 @@ from posttrain.errors import PosttrainError
 from posttrain.models import checkpoints, loading
 from posttrain.models.loading import load_model, read_checkpoint
 from posttrain.models.rope import write_both_forms
-from posttrain.models.source import adapter_base, check_model
+from posttrain.models.source import adapter_base, check_model, check_weights
 
 PROBE_SHAPE = (4, 64)  # rows and tokens of random ids that both models read
 TOLERANCE = 1e-4  # of the largest logit; float32 sums in another order differ by less
@@ -45,6 +45,7 @@ def merge(adapter: Path, out: Path, dtype: str) -> Proof:
         raise MergeError(f"{out}: is there already; choose another directory")
     probe = probe_ids(vocabulary_size(adapter))
     untouched = replace(read_checkpoint(str(adapter)), name=base)  # under the adapter's rope
+    check_weights(str(adapter))
     model = PeftModel.from_pretrained(load_model(untouched, "float32"), adapter)
     expected = logits(model, probe)
     merged = model.merge_and_unload(safe_merge=True)  # raises where a weight becomes NaN

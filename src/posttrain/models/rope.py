@@ -7,17 +7,20 @@ transformers 5 keeps them in `rope_parameters`; readers before it, and vLLM in p
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain import atomic
+from posttrain import atomic, digests, jsonl
 from posttrain.errors import PosttrainError
-from posttrain.lineage import read_json, read_lineage
+from posttrain.lineage import ROPE, read_lineage
+from posttrain.models.source import RESTORE
 
 LOCK_FILE = "rope_lock.json"
 DEFAULT_THETA = 10000.0  # what every reader takes where a config names none
 SAME = 1e-4  # relative; a base read back from float32 frequencies
+CONFIG = {"max_position_embeddings": int}
 FILES = ("config.json", "tokenizer_config.json")  # rewritten; everything else is linked
 
 
@@ -40,7 +43,7 @@ def read_rope(directory: Path) -> Rope:
     path = directory / "config.json"
     if not path.is_file():
         raise RopeError(f"{path}: missing; expected a model directory")
-    config = json.loads(path.read_text())
+    config = jsonl.read_object(path, CONFIG, RESTORE) or {}
     nested = config.get("rope_parameters") or config.get("rope_scaling") or {}
     top, inner = config.get("rope_theta"), nested.get("rope_theta")
     if top is not None and inner is not None and top != inner:
@@ -69,7 +72,7 @@ def base_rope(name: str, now: dict[str, Any]) -> dict[str, Any]:
     """The base model's own values: by the lineage, or by what `extend` replaced, else `now`, those of its config."""
     if record := read_lineage(name):
         return record["rope"]["base"]
-    if lock := read_json(Path(name) / LOCK_FILE):
+    if lock := jsonl.read_object(Path(name) / LOCK_FILE, {"before": ROPE}, "extend the model again"):
         return {key: lock["before"][key] for key in now}
     return now
 
@@ -125,12 +128,7 @@ def extend(source: Path, target: Path, theta: float, positions: int, reason: str
     before = read_rope(source)
     if before.rope_type != "default":
         raise RopeError(f"{source}: rope_type {before.rope_type!r}: only the default type is extended")
-    if target.exists():
-        raise RopeError(f"{target}: is there already; choose another directory")
-    target.mkdir(parents=True)
-    for path in source.iterdir():
-        if path.is_file() and path.name not in FILES:
-            _link(path, target / path.name)
+    marked = _link_all(source, target, FILES)
     config = json.loads((source / "config.json").read_text())
     config |= {"rope_parameters": {"rope_type": "default", "rope_theta": theta}, "rope_theta": theta}
     config["max_position_embeddings"] = positions
@@ -150,6 +148,8 @@ def extend(source: Path, target: Path, theta: float, positions: int, reason: str
     }
     atomic.write_json(target / LOCK_FILE, lock)
     atomic.write_json(target / "config.json", config)  # last: a directory without it is no model
+    if marked:
+        digests.write_mark(target)
 
 
 def restore(source: Path, target: Path) -> None:
@@ -157,16 +157,13 @@ def restore(source: Path, target: Path) -> None:
     lock = source / LOCK_FILE
     if not lock.is_file():
         raise RopeError(f"{lock}: missing; only what `extend` wrote knows what it was before")
-    if target.exists():
-        raise RopeError(f"{target}: is there already; choose another directory")
-    target.mkdir(parents=True)
-    for path in source.iterdir():
-        if path.is_file() and path.name not in (*FILES, LOCK_FILE):
-            _link(path, target / path.name)
-    originals = json.loads(lock.read_text())["files"]
+    marked = _link_all(source, target, (*FILES, LOCK_FILE))
+    originals = (jsonl.read_object(lock, {"files": {str: str}}, "extend the model again") or {})["files"]
     for name in reversed(FILES):
         if name in originals:
             atomic.write_bytes(target / name, originals[name].encode())
+    if marked:
+        digests.write_mark(target)
 
 
 def write_both_forms(directory: Path) -> None:
@@ -180,8 +177,28 @@ def write_both_forms(directory: Path) -> None:
         atomic.write_json(path, config | {"rope_theta": config["rope_parameters"]["rope_theta"]})
 
 
+def _link_all(source: Path, target: Path, without: Sequence[str]) -> bool:
+    """Link the files of a model into a new directory; whether the model has a mark, whose files are checked first.
+
+    Raises RopeError for a link that leads out of the model: what lies there would become a part of the new one.
+    """
+    if target.exists():
+        raise RopeError(f"{target}: is there already; choose another directory")
+    marked = digests.check_files(source, None, RESTORE) or (source / digests.MARK).is_file()
+    files = [path for path in source.iterdir() if path.is_file() and path.name not in (*without, digests.MARK)]
+    root = source.resolve()
+    blobs = root.parents[1] / "blobs" if root.parent.name == "snapshots" else root  # the hub's cache is made of links
+    for path in files:
+        if not path.resolve().is_relative_to(root) and not path.resolve().is_relative_to(blobs):
+            raise RopeError(f"{path}: is a link to {path.resolve()}, outside of the model; put a copy there instead")
+    target.mkdir(parents=True)
+    for path in files:
+        _link(path.resolve(), target / path.name)
+    return marked
+
+
 def _link(source: Path, target: Path) -> None:
     try:
-        os.link(source.resolve(), target)
+        os.link(source, target)
     except OSError:  # another file system
         shutil.copy2(source, target)

@@ -1,11 +1,14 @@
 """Where weights come from, checked before torch is imported and before anything is downloaded."""
 
 import json
+import os
 import re
 from pathlib import Path
 
+from posttrain import digests
 from posttrain.errors import PosttrainError
 
+RESTORE = f"copy it again; if the change is your own, remove {digests.MARK} there"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 ADAPTER_CONFIG = "adapter_config.json"
 # A vocabulary as transformers finds it: of tokenizers, SentencePiece, BERT, tiktoken, Mistral; BPE's two files below.
@@ -26,7 +29,7 @@ def check_model(
         if HUB_NAME.fullmatch(name) and name.split("/")[0] not in LOCAL_ROOTS:
             return
         raise ModelError(f"{name}: no such directory, and not a name on the hub (organisation/model)")
-    if directory.name.startswith("checkpoint-") and not (directory / "complete.json").is_file():
+    if directory.name.startswith("checkpoint-") and not (directory / digests.MARK).is_file():
         raise ModelError(f"{name}: has no complete.json; its run was stopped while writing it")
     if (directory / ADAPTER_CONFIG).is_file():
         if not may_be_adapter:
@@ -47,6 +50,12 @@ def check_model(
         raise ModelError(f"{name}: has no weights (*.safetensors); random_init: true starts from its config alone")
     if needs_vocabulary:
         check_vocabulary(directory)
+
+
+def check_weights(name: str) -> None:
+    """Raise DamageError where weights of a local directory are not as written; one process a machine looks."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        digests.check_matching(Path(name), ("*.safetensors",), RESTORE)
 
 
 def check_vocabulary(directory: Path) -> None:

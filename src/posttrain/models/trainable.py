@@ -16,6 +16,7 @@ from posttrain.hardware import Hardware
 from posttrain.models import packed_attention
 from posttrain.models.loading import read_config
 from posttrain.models.rope import check_live, override, rope_of
+from posttrain.models.source import check_weights
 from posttrain.recipe.options import StrategyOptions
 
 
@@ -36,6 +37,7 @@ def load_model(
     set_seed(seed)
     if random_init:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
+    check_weights(str(name))
     loaded = AutoModelForCausalLM.from_pretrained(
         name,
         config=config,

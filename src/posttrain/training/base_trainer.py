@@ -1,6 +1,7 @@
 """What our trainers add to TRL's: checkpoints that are whole, honest throughput, a loss that is fast without Triton."""
 
 import os
+import pickle
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from posttrain.models import checkpoints
 from posttrain.models.rope import write_both_forms
 from posttrain.plan.memory import advice, sizes_of
 from posttrain.training.progress import Opening, show_progress
+from posttrain.training.safe_loading import tensors_only
 
 
 class CheckpointError(PosttrainError):
@@ -54,7 +56,14 @@ class WholeRun(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; where CUDA runs out of memory, raise PosttrainError with the settings that would save most of it."""
         try:
-            return super().train(*args, **kwargs)
+            with tensors_only():
+                return super().train(*args, **kwargs)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{kwargs.get('resume_from_checkpoint')}: holds what is no tensor or plain value, and could run code, "
+                f"so it is not loaded ({' '.join(str(error).split())[:200]}); move the checkpoint away and start the "
+                f"command again, which goes on from the one before"
+            ) from error
         except torch.OutOfMemoryError as error:
             device = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
             config = (find_config() or Path("accelerate_configs/….yaml")).name
@@ -88,6 +97,22 @@ class WholeRun(Trainer):
         placed = [replace(sample, index=mine[sample.index]) for sample in samples]
         return sorted(gather_object(placed), key=lambda sample: sample.index)
 
+    def best_checkpoint(self) -> Path:
+        """The checkpoint of the best evaluation, its weights as they were written; raises CheckpointError."""
+        best = Path(str(self.state.best_model_checkpoint))
+        if not best.is_dir():  # the run's directory was moved meanwhile
+            best = Path(self.args.output_dir) / best.name
+        if why := checkpoints.fault(best) if self.accelerator.is_main_process else None:
+            raise CheckpointError(
+                f"{best}: {why}: it has the best evaluation, which load_best_model_at_end takes; restore it, or remove "
+                f"{self.args.output_dir} and start again"
+            )
+        return best
+
+    def _load_best_model(self) -> None:
+        self.state.best_model_checkpoint = str(self.best_checkpoint())
+        super()._load_best_model()
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save, mark complete, and only then rotate: a crash at any moment leaves a whole checkpoint behind."""
         directory = Path(self.args.output_dir)
@@ -98,6 +123,7 @@ class WholeRun(Trainer):
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     checkpoint = directory / f"checkpoint-{self.state.global_step}"
+                    (checkpoint / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing reads
                     write_both_forms(checkpoint)
                     checkpoints.mark_complete(checkpoint)
                     checkpoints.rotate(directory, limit, self.state.best_model_checkpoint)

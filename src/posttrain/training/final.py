@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
 
-from posttrain import atomic, lineage
+from posttrain import atomic, digests, lineage
 from posttrain.console import say
 from posttrain.locks import lock
 from posttrain.models import checkpoints
@@ -80,6 +80,7 @@ def last_weights(record: dict[str, Any]) -> str:
 
 def copy_model(checkpoint: Path, directory: Path) -> None:
     """Copy the model's files of a checkpoint, without those that only the trainer reads."""
+    digests.check_matching(checkpoint, MODEL_FILES, "restore it, or remove the checkpoint and start the command again")
     directory.mkdir()
     for path in [p for pattern in MODEL_FILES for p in checkpoint.glob(pattern)]:
         if path.name not in (TRAINER_STATE_NAME, checkpoints.MARK):

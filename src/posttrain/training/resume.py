@@ -1,25 +1,52 @@
 """Where a run goes on: its last whole checkpoint, and whether that already holds the run's last weights."""
 
+import logging
+import shutil
 from pathlib import Path
 
 from accelerate import PartialState
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
+from posttrain.console import say
 from posttrain.locks import lock
 from posttrain.models import checkpoints
 from posttrain.training import stopping
 from posttrain.training.base_trainer import WholeRun
+from posttrain.training.safe_loading import unreadable
+
+logger = logging.getLogger(__name__)
 
 
 def resume_point(output_dir: Path) -> Path | None:
-    """The last whole checkpoint, after half-written ones were removed; the same on every process."""
+    """The last whole checkpoint, after newer ones that are not whole were put out of the way; one for all processes."""
     state = PartialState()
     if state.is_main_process:
         lock(output_dir)
-        checkpoints.remove_incomplete(output_dir)
+        found = settle(output_dir)
+        if found is None and any(output_dir.glob("damaged-checkpoint-*")):
+            say(f"{output_dir}: no checkpoint is whole: the run begins at step 0")
     state.wait_for_everyone()
     return checkpoints.last_complete(output_dir)
+
+
+def settle(output_dir: Path) -> Path | None:
+    """The newest whole checkpoint, its bytes read; None where there is none.
+
+    Newer ones are out of the way then: a half-written one is deleted, as the run was killed while writing it; one that
+    was whole and is damaged is moved aside.
+    """
+    for path in reversed(checkpoints.steps_of(output_dir).values()):
+        if (
+            not (path / checkpoints.MARK).exists() and not (path / checkpoints.STATE_FILE).exists()
+        ):  # the state is written near the end
+            logger.warning("%s: not complete, the run was stopped while writing it; removed", path)
+            shutil.rmtree(path)
+        elif why := checkpoints.fault(path) or unreadable(path):
+            logger.warning("%s: %s; moved to %s", path, why, checkpoints.move_aside(path))
+        else:
+            return path
+    return None
 
 
 def trained_already(trainer: WholeRun, checkpoint: Path | None) -> Path | None:
@@ -34,4 +61,4 @@ def trained_already(trainer: WholeRun, checkpoint: Path | None) -> Path | None:
         return None
     trainer.state = state
     best = trainer.args.load_best_model_at_end and state.best_model_checkpoint
-    return Path(best) if best else checkpoint
+    return trainer.best_checkpoint() if best else checkpoint

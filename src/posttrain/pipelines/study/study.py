@@ -81,7 +81,7 @@ def read_study(path: Path) -> Study:
             f"{path}: grid: two cells have one name, as a value comes twice, or two paths end in the same part; list "
             f"each value once, or give such cells names of their own under variants"
         )
-    if taken := [name for name in names if name in RESERVED or "/" in name]:
+    if taken := [name for name in names if name in (*RESERVED, ".", "..") or "/" in name]:
         raise StudyError(
             f"{path}: {', '.join(taken)}: not a name for a cell; expected a directory other than {', '.join(RESERVED)}"
         )
