@@ -33,13 +33,11 @@ def resume_point(output_dir: Path) -> Path | None:
 def settle(output_dir: Path) -> Path | None:
     """The newest whole checkpoint, its bytes read; None where there is none.
 
-    Newer ones are out of the way then: a half-written one is deleted, as the run was killed while writing it; one that
-    was whole and is damaged is moved aside.
+    Newer ones are out of the way then: a half-written one is deleted, as the run was killed while writing it, and the
+    trainer's state comes near the end of that; one that was whole and is damaged is moved aside.
     """
     for path in reversed(checkpoints.steps_of(output_dir).values()):
-        if (
-            not (path / checkpoints.MARK).exists() and not (path / checkpoints.STATE_FILE).exists()
-        ):  # the state is written near the end
+        if not (path / checkpoints.MARK).exists() and not (path / checkpoints.STATE_FILE).exists():
             logger.warning("%s: not complete, the run was stopped while writing it; removed", path)
             shutil.rmtree(path)
         elif why := checkpoints.fault(path) or unreadable(path):

@@ -1,4 +1,4 @@
-"""What lies in a checkpoint is never run: only tensors and plain values are unpickled, and what cannot be read is told."""
+"""What lies in a checkpoint is never run: tensors and plain values alone are unpickled."""
 
 import os
 import pickle
@@ -41,7 +41,10 @@ def unreadable(checkpoint: Path) -> str | None:
 class MetadataUnpickler(pickle.Unpickler):
     """Reads the index of a sharded checkpoint, which torch unpickles as it is; finds nothing but its own classes."""
 
-    NAMES = frozenset({("collections", "OrderedDict"), ("torch", "Size"), ("torch.serialization", "_get_layout")})
+    NAMES = frozenset({
+        ("collections", "OrderedDict"), ("pathlib", "PosixPath"), ("torch", "Size"),
+        ("torch.serialization", "_get_layout"),
+    })  # fmt: skip
 
     def find_class(self, module: str, name: str) -> Any:
         own = module == metadata.__name__ and isinstance(getattr(metadata, name, None), type)
