@@ -19,10 +19,11 @@ from posttrain.evaluation.scoring import compute_metrics
 from posttrain.report import content as report
 from posttrain.report import formulas
 from posttrain.report.content import Point
-from posttrain.report.figures import draw_curves
+from posttrain.report.figures import draw_curves, draw_outcomes
 from posttrain.report.formulas import LONGEST_TEXT, render_text
 from posttrain.report.html_page import distinct_labels
 from posttrain.report.measures import fifths
+from posttrain.report.memory_banks import read_bank_evaluations
 from posttrain.report.questions import Answers, Question, spread
 from posttrain.report.training_figures import draw_training
 
@@ -259,6 +260,29 @@ def test_a_broken_result_is_named(tmp_path, content):
     (tmp_path / "a/gsm8k/metrics.json").write_text(content)
     with pytest.raises(PosttrainError, match=r"gsm8k/metrics\.json"):
         report.read_evaluations([tmp_path / "a"])
+
+
+def test_dollars_in_a_name_are_no_formula(tmp_path):
+    evaluations = report.read_evaluations([evaluate(tmp_path / "a$b$\\frac{/x$y$^^/gsm8k", [sample(0, "wrong")])])
+    drawing = draw_outcomes(tmp_path, evaluations)
+    assert "x$y$^^" in str(drawing.svg)
+    run = report.read_runs([train(tmp_path / "r$u$n^{", "r", 5, 5)])[0]
+    draw_training(tmp_path, "training", run)
+
+
+@pytest.mark.parametrize("line", ["[1]", "3", "{}", '{"step": "1"}', "{", '{"step": NaN}'])
+def test_a_bad_line_of_a_run_is_named(tmp_path, line):
+    with (train(tmp_path / "run", "r", 5, 5) / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(PosttrainError, match=r"metrics\.jsonl:3: "):
+        report.read_runs([tmp_path / "run"])
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"banks": 1, "usage": {}}', '{"banks": {"a": {}}, "usage": {}}'])
+def test_a_broken_evaluation_of_banks_is_named(tmp_path, content):
+    (tmp_path / "banks.json").write_text(content)
+    with pytest.raises(PosttrainError, match=r"banks\.json: "):
+        read_bank_evaluations(tmp_path, [tmp_path])
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True,
     "grid.color": INK, "grid.alpha": 0.12, "grid.linewidth": 0.8, "legend.frameon": False, "axes.linewidth": 0.8,
     "axes.titlesize": 10, "axes.titlelocation": "left", "lines.linewidth": 1.7, "axes.prop_cycle":
-    matplotlib.cycler(color=COLOURS),
+    matplotlib.cycler(color=COLOURS), "text.parse_math": False,  # a directory may be called a$b$
 }  # fmt: skip
 
 

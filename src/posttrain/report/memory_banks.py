@@ -1,6 +1,5 @@
 """What an evaluation with several knowledge banks shows, as a figure of the report."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +7,15 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from posttrain import jsonl
 from posttrain.errors import PosttrainError
 from posttrain.report.html_page import COLOURS, Drawing, distinct_labels, draw
 
 FILE = "banks.json"
 JUDGEMENTS = ("startswith", "letter", "likelihood")
+RATE = {"value": float, "low": float, "high": float}
+BANK = {**{name: (RATE, type(None)) for name in JUDGEMENTS}, "hit_rate": {str: RATE}}
+SHAPE = {"banks": {str: BANK}, "usage": {str: dict}}
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,11 @@ def read_bank_evaluations(out: Path, directories: Sequence[Path]) -> list[BankEv
     """Evaluations in the order given, their figures written into `out`; raises where one has no banks.json."""
     found = []
     for number, directory in enumerate(directories, start=1):
-        path = directory / FILE
-        try:
-            value = json.loads(path.read_text())
-            banks, usage = value["banks"], value["usage"]
-        except (OSError, ValueError, KeyError) as error:
-            raise PosttrainError(f"{path}: not the result of src/memory_eval.py ({error})") from error
+        path, remedy = directory / FILE, "write it again with src/memory_eval.py"
+        value = jsonl.read_object(path, SHAPE, remedy)
+        if value is None:
+            raise PosttrainError(f"{path}: missing; {remedy}")
+        banks, usage = value["banks"], value["usage"]
         label = distinct_labels(directories)[number - 1]
         found.append(BankEvaluation(label, banks, usage, draw_banks(out, f"banks_{number}", path, banks)))
     return found

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogFormatter
 
 from posttrain.lineage import METRICS_FILE
 from posttrain.report.content import Run
@@ -73,6 +74,8 @@ def _paint_panel(panel: Axes, steps: list[dict[str, Any]], keys: list[str], scal
             panel.plot(*zip(*points, strict=True), style, markersize=4, label=key)
     if scale == "log" and positive:
         panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(LogFormatter())  # the usual one writes formulas
+        panel.yaxis.set_minor_formatter(LogFormatter())
 
 
 def _number(value: Any) -> bool:
