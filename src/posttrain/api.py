@@ -76,10 +76,10 @@ def script_main(trainer: str, recipe: Path) -> Callable[..., None]:
 
 def read_result(output_dir: Path) -> TrainResult:
     """The result of a finished run."""
-    record = lineage.read_record(output_dir)
-    if not record or not record["finished"]:
+    record = lineage.read_record(output_dir, {"result": ({"steps": int}, type(None))})
+    if not record or not record["finished"] or not record["result"]:
         raise PosttrainError(f"{output_dir}: holds no finished run")
-    metrics = jsonl.read_lines(output_dir / lineage.METRICS_FILE, {"step": int}, "remove the line, or restore the file")
+    metrics = jsonl.read_lines(output_dir / lineage.METRICS_FILE, {"step": int}, "restore it")
     losses = [line["loss"] for line in metrics if "loss" in line]
     result = record["result"]
     return TrainResult(output_dir / "final", result["steps"], losses, result.get("best_metric"), metrics)

@@ -45,7 +45,9 @@ def read_rope(directory: Path) -> Rope:
         raise RopeError(f"{path}: missing; expected a model directory")
     config = jsonl.read_object(path, CONFIG, RESTORE) or {}
     nested = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    top, inner = config.get("rope_theta"), nested.get("rope_theta")
+    top, inner = config.get("rope_theta"), nested.get("rope_theta") if isinstance(nested, dict) else nested
+    if fault := jsonl.mismatch([top, inner], [(float, type(None))]):
+        raise RopeError(f"{path}: rope_theta{fault}; {RESTORE}")
     if top is not None and inner is not None and top != inner:
         raise RopeError(f"{path}: rope_theta is {top} at the top but {inner} in rope_parameters; make them agree")
     source = "both" if None not in (top, inner) else "rope_parameters" if inner is not None else "rope_theta"

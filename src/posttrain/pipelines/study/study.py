@@ -66,7 +66,7 @@ def read_study(path: Path) -> Study:
     try:
         content = yaml.safe_load(path.read_text())
         study = Study(**content)
-    except (OSError, yaml.YAMLError, TypeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, TypeError, AttributeError, RecursionError) as error:
         known = ", ".join(f.name for f in fields(Study))
         raise StudyError(f"{path}: {' '.join(str(error).split())}; a study has the keys {known}") from error
     if bool(study.grid) == bool(study.variants):
