@@ -41,7 +41,8 @@ EXAMPLES = int(os.environ.get("POSTTRAIN_FUZZ", "25"))
 ROPE = {"rope_theta": 1e4, "rope_type": "default", "max_position_embeddings": 64}
 RUN = {
     "run_id": "a", "identity": {"seed": 0}, "finished": "now", "result": {"steps": 2, "best_metric": None},
-    "prompt": "chat", "eos_token": None, "rope": {"base": ROPE, "trained": ROPE}, "inputs": {"dataset": {}, "model": {"name": "m"}},
+    "prompt": "chat", "eos_token": None, "rope": {"base": ROPE, "trained": ROPE},
+    "inputs": {"dataset": {}, "model": {"name": "m"}},
 }  # fmt: skip
 SETTINGS = {
     "schema": results.SCHEMA_VERSION, "benchmark": "x", "data_sha256": "d", "limit": None, "expected_samples": 2,
@@ -51,7 +52,8 @@ SETTINGS = {
 }  # fmt: skip
 GRADED = [
     {"id": f"q{i}", "sample": 0, "prompt_hash": "h", "completion": "√", "finish_reason": "stop", "tokens": i,
-     "format": True, "format_compat": True, "answer": "1", "gold": "1", "verdict": "correct", "correct_lenient": True, "vote": 0}
+     "format": True, "format_compat": True, "answer": "1", "gold": "1", "verdict": "correct", "correct_lenient": True,
+     "vote": 0}
     for i in range(2)
 ]  # fmt: skip
 METRICS = json.loads(json.dumps({**SETTINGS, **results.compute_metrics(GRADED)}))
