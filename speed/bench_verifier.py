@@ -2,10 +2,11 @@
 
     make bench-verifier ARGS="--data ../shared/data"
 
-Labelled answers (`verifier/` below --data): false accepts and false rejects of each column, items per second of one
-process, and every answer that ours decides against its label; rows with a doubtful label (`suspect`) are left out. The
+Labelled answers (`verifier/` below --data): false accepts and false rejects of each column as a Markdown table, and
+every answer that ours decides against its label; rows with a doubtful label (`suspect`, `contested`) are left out. The
 others run in a process that is killed after ten seconds an item, as they can hang for ever. Files whose responses are
-bare answers are given to every column inside a box.
+bare answers are given to every column inside a box. Pairs from the test suites of others (`peer_pairs`) stand on lines
+of their own: theirs, and those written for this project; ours reads leniently only what marks no answer.
 
 Speed (GSM8K, MATH-500, AIME24 and AMC23 below --data): ours in one process beside Math-Verify in another, on the same
 items, one at a time; then a whole default evaluation.
@@ -17,7 +18,8 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,13 @@ from posttrain.grading.grader import Grade, Grader, Verdict
 from posttrain.grading.values.exact import equal
 
 BARE = ("hardverify_math",)  # responses are answers, not completions
-BOXED = ("sharp_cases", "hardverify_math")  # answers are marked; elsewhere ours reads what marks none, as the others do
-FILES = ("sharp_cases", "hardverify_math", "gsm8k_model_solutions", "mr_gsm8k", "math_verify_cases", "lighteval_cases")
+BOXED = (
+    "sharp_cases",
+    "hardverify_math",
+    "peer_pairs",
+)  # answers are marked; elsewhere ours reads what marks none, as the others do
+FILES = ("sharp_cases", "hardverify_math", "gsm8k_model_solutions", "mr_gsm8k", "math_verify_cases", "lighteval_cases",
+         "peer_pairs")  # fmt: skip
 SECONDS = 10.0
 Column = Callable[[str, str], bool]
 
@@ -86,49 +93,74 @@ def run_column(column: Column, pairs: list[tuple[str, str]]) -> tuple[list[bool 
     return verdicts, seconds
 
 
-def read_pairs(path: Path) -> tuple[list[tuple[str, str]], list[bool]]:
-    rows = [row for row in map(json.loads, path.read_text().splitlines()) if "suspect" not in row]
-    wrap = path.stem in BARE
-    pairs = [(str(r["gold"]), f"\\boxed{{{r['response']}}}" if wrap else r["response"]) for r in rows]
-    return pairs, [str(r.get("label", r.get("expected"))) in ("1", "True") for r in rows]
+@dataclass(frozen=True)
+class Labelled:
+    """A set of golds and responses: whether each is right, and whether ours may read what marks no answer."""
+
+    name: str
+    pairs: list[tuple[str, str]]
+    labels: list[bool]
+    lenient: list[bool]
 
 
-def run_grader(grader: Grader, pairs: list[tuple[str, str]], lenient: bool) -> tuple[list[Grade], float]:
+def read_sets(directory: Path, limit: int | None) -> Iterator[Labelled]:
+    for name in FILES:
+        rows = [json.loads(line) for line in (directory / f"{name}.jsonl").read_text().splitlines()]
+        rows = [row for row in rows if "suspect" not in row and not row.get("contested")]
+        parts = {name: rows}
+        if name == "peer_pairs":
+            own = [row for row in rows if "(own)" in row["suite"]]
+            parts = {"peers' own tests": [row for row in rows if row not in own], "pairs written for this project": own}
+        for part, chosen in parts.items():
+            chosen = chosen[:limit]
+            yield Labelled(
+                f"{part} ({len(chosen)})",
+                [(str(r["gold"]), f"\\boxed{{{r['response']}}}" if name in BARE else r["response"]) for r in chosen],
+                [str(r.get("label", r.get("expected"))) in ("1", "True") for r in chosen],
+                [r.get("unmarked", name not in BOXED) for r in chosen],
+            )
+
+
+def run_grader(grader: Grader, pairs: list[tuple[str, str]], lenient: list[bool]) -> tuple[list[Grade], float]:
     """Grades and seconds, once the processes have started."""
-    golds, responses = [p[0] for p in pairs], [p[1] for p in pairs]
+    grades: dict[int, Grade] = {}
     with grader:
         grader.grade(["\\sqrt{2}"], ["\\boxed{\\sqrt{3}}"], [False])
         began = time.perf_counter()
-        grades = grader.grade(golds, responses, [False] * len(pairs), lenient)
-        return grades, time.perf_counter() - began
+        for way in (False, True):
+            chosen = [i for i, leniently in enumerate(lenient) if leniently is way]
+            golds, responses = [pairs[i][0] for i in chosen], [pairs[i][1] for i in chosen]
+            grades |= dict(zip(chosen, grader.grade(golds, responses, [False] * len(chosen), way), strict=True))
+        seconds = time.perf_counter() - began
+    return [grades[i] for i in range(len(pairs))], seconds
 
 
-def score(verdicts: list[bool | None], labels: list[bool], seconds: float) -> str:
+def score(verdicts: list[bool | None], labels: list[bool]) -> str:
     accepts = sum(v is True and not label for v, label in zip(verdicts, labels, strict=True))
     rejects = sum(v is not True and label for v, label in zip(verdicts, labels, strict=True))
     hung = sum(v is None for v in verdicts)
-    return f"{accepts:>4} / {rejects:<4} {len(labels) / seconds:>6.0f}/s" + (f" {hung} hung" if hung else "")
+    return f"{accepts} / {rejects}" + (f", {hung} hung" if hung else "")
 
 
 def compare_on_labels(directory: Path, limit: int | None) -> None:
-    columns = ("posttrain", "Math-Verify", "TRL accuracy_reward", "--grader qwen", "--grader drgrpo")
-    print(f"{'false accepts / false rejects':<32}" + "".join(f"{name:<24}" for name in columns))
-    for name in FILES:
-        pairs, labels = (part[:limit] for part in read_pairs(directory / f"{name}.jsonl"))
-        grades, seconds = run_grader(Grader(workers=1), pairs, lenient=name not in BOXED)
+    columns = ("posttrain", "Math-Verify", "TRL accuracy_reward", "`--grader qwen`", "`--grader drgrpo`")
+    print(f"| false accepts / false rejects | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+    missed = []
+    for labelled in read_sets(directory, limit):
+        pairs, labels = labelled.pairs, labelled.labels
+        grades, _ = run_grader(Grader(workers=1), pairs, labelled.lenient)
         ours: list[bool | None] = [grade.verdict is Verdict.CORRECT for grade in grades]
-        cells = [score(ours, labels, seconds)]
-        for column in (math_verify_column, trl_column):
-            verdicts, seconds = run_column(column, pairs)
-            cells.append(score(verdicts, labels, seconds))
+        cells = [score(ours, labels)]
+        cells += [score(run_column(column, pairs)[0], labels) for column in (math_verify_column, trl_column)]
         for published in ("qwen", "drgrpo"):
-            theirs, seconds = run_grader(make_grader(published, "box", workers=1), pairs, lenient=False)
+            theirs, _ = run_grader(make_grader(published, "box", workers=1), pairs, [False] * len(pairs))
             verdicts = [None if g.verdict is Verdict.TIMEOUT else g.verdict is Verdict.CORRECT for g in theirs]
-            cells.append(score(verdicts, labels, seconds))
-        print(f"{name + f' ({len(pairs)})':<32}" + "".join(f"{cell:<24}" for cell in cells), flush=True)
+            cells.append(score(verdicts, labels))
+        print(f"| {labelled.name} | {' | '.join(cells)} |", flush=True)
         for (gold, _), grade, verdict, label in zip(pairs, grades, ours, labels, strict=True):
             if verdict != label:
-                print(f"    label {label}: gold {gold[-80:]!r}, answer {(grade.answer or '')[-80:]!r}")
+                missed.append(f"label {label}: gold {gold[-80:]!r}, answer {(grade.answer or '')[-80:]!r}")
+    print("\nOurs against the label:\n  " + "\n  ".join(missed))
 
 
 def read_golds(path: Path) -> list[str]:
@@ -165,7 +197,7 @@ def compare_speed(data: Path, limit: int) -> None:
     small = read_golds(data / "amc23/test.jsonl") + 2 * read_golds(data / "aime24/test.jsonl")
     pairs = half_right(read_golds(data / "gsm8k/test.jsonl"), text) + half_right(mathematics, text)
     pairs += 16 * half_right(small, text)
-    _, seconds_whole = run_grader(Grader(workers=4), pairs, lenient=False)
+    _, seconds_whole = run_grader(Grader(workers=4), pairs, [False] * len(pairs))
     print(f"a default evaluation, {len(pairs)} samples of 8k tokens, 4 workers: {seconds_whole:.1f} s")
 
 

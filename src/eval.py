@@ -60,7 +60,8 @@ def evaluate(asked: "Asked", settings: dict[str, Any], sampler: "Sampler", outpu
     result = Result(directory, settings)
     if (metrics := result.metrics()) is not None:
         return metrics
-    with make_grader(settings["grader"]["name"], asked.form) as grader:
+    tolerance = asked.benchmark.answer_tolerance
+    with make_grader(settings["grader"]["name"], asked.form, answer_tolerance=tolerance) as grader:
         prompts = asked.ids * settings["decoding"]["num_samples"]
         samples = answer_and_grade(asked, prompts, sampler, result, grader)
         return result.finish(grade_samples(rows, asked.texts, samples, grader, asked.prompt))

@@ -30,6 +30,7 @@ from posttrain.grading.reading.golds import GoldError, gold_at, read_gold
         (r"So $x = 3$ and the answer is \boxed{12}.", "12"),
         (r"\(\boxed{5 \text{ and } 9}\)", r"5 \text{ and } 9"),
         (r"\frac{1}{2}", r"\frac{1}{2}"),
+        (r"so \boxed{x = 1", "x = 1"),
         ("(1,2)", "(1,2)"),
         ("[1,2]", "[1,2]"),
         ("A:B=1", "A:B=1"),

@@ -224,21 +224,17 @@ def patterns():
     return list(found.values())
 
 
-PIECES = (
-    " ", "\n", "1", "1,", "1 ", "a", "a ", ".", "{", "(", "\\(", "\\[", "$", "x=", "\\text{", "\\frac{", "*", "\\", "_",
-    "answer ", "####", "A:", "^{", "((1", "1:",
-)  # fmt: skip
+PIECES = (" ", "1", "1,", "a ", ".", "{", "\\(", "$", "x=", "\\text{", "\\", "answer ", "^{", "((1")
 
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_every_expression_is_linear(piece):
     """On 100,000 characters each takes milliseconds; one that is quadratic takes minutes."""
-    text = piece * (100_000 // len(piece))
+    adversary = f"x{piece * (100_000 // len(piece))}\x00!"
     began = time.process_time()
     for pattern in patterns():
-        for adversary in (text, f"x{text}\x00!"):
-            pattern.search(adversary)
-            pattern.fullmatch(adversary)
+        pattern.search(adversary)
+        pattern.fullmatch(adversary, 1, len(adversary) - 2)
     assert time.process_time() - began < 30.0
 
 

@@ -20,8 +20,8 @@ class BenchmarkError(PosttrainError):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions in a fixed order, the digest of the file they came from, `k`, samples a question where sampled, and the
-    prompt that is usual for it."""
+    """Questions in a fixed order, the digest of the file they came from, `k`, samples a question where sampled, the
+    prompt that is usual for it, and how far an answer may be from a gold that is rounded."""
 
     name: str
     rows: list[dict[str, Any]]
@@ -29,6 +29,7 @@ class Benchmark:
     limit: int | None
     k: int
     prompt: str
+    answer_tolerance: dict[str, Any] | None = None
 
 
 def benchmark_names(names: str) -> list[str]:
@@ -72,4 +73,5 @@ def _load(name: str, declared: dict[str, Any], data_dir: Path, limit: int | None
         raise BenchmarkError(f"{path}: {len(rows)} questions, but {name} has {expected}; it is another set")
     limit = limit if limit is not None and limit < len(rows) else None
     digest = manifest["files"][path.name]["sha256"]
-    return Benchmark(name, by_content(rows, limit), digest, limit, declared["k"], declared["prompt"])
+    tolerance = declared.get("answer_tolerance")
+    return Benchmark(name, by_content(rows, limit), digest, limit, declared["k"], declared["prompt"], tolerance)

@@ -2,19 +2,27 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from posttrain.evaluation.results import read_samples
 from posttrain.grading.grader import Grade, Grader, Verdict
 from posttrain.grading.pool import SymbolicPool
 from posttrain.grading.reading.extract import extract_answer
+from posttrain.grading.values.rational import Tolerance
 
 NAMES = ("mathverify", "qwen", "drgrpo")
 DEADLINE_SECONDS = 10.0  # they have none of their own that holds; an item beyond it is a timeout
 
 
-def make_grader(name: str, form: str, workers: int | None = None) -> Grader:
-    """The grader of that name, for completions whose prompt asks for `form`."""
-    return Grader(workers) if name == "posttrain" else PublishedGrader(name, form, workers)
+def make_grader(
+    name: str, form: str, workers: int | None = None, answer_tolerance: dict[str, Any] | None = None
+) -> Grader:
+    """The grader of that name, for completions whose prompt asks for `form`; the published ones have tolerances of
+    their own.
+    """
+    if name != "posttrain":
+        return PublishedGrader(name, form, workers)
+    return Grader(workers, tolerance=Tolerance(**answer_tolerance) if answer_tolerance else None)
 
 
 class PublishedGrader(Grader):

@@ -72,7 +72,7 @@ def evaluation_settings(
         "limit": benchmark.limit,
         "expected_samples": len(benchmark.rows) * samples_per_question(options, benchmark),
         "checkpoint": checkpoint,
-        "grader": {"name": options.grader, "version": grader.VERSION},
+        "grader": {"name": options.grader, "version": grader.VERSION, **_tolerance(benchmark)},
         "prompt": {"name": asked.prompt, "hash": prompt_hash(asked.texts[0]), "form": asked.form},
         "decoding": {**asked.decoding.as_record(), "num_samples": samples_per_question(options, benchmark)},
         "backend": sampler.backend,
@@ -94,3 +94,7 @@ def render_questions(
             f"the model's max_position_embeddings is {positions}; lower max_new_tokens"
         )
     return texts, ids
+
+
+def _tolerance(benchmark: Benchmark) -> dict[str, Any]:
+    return {"answer_tolerance": benchmark.answer_tolerance} if benchmark.answer_tolerance else {}

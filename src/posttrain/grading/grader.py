@@ -9,7 +9,8 @@ from enum import StrEnum
 from posttrain.grading.pool import SymbolicPool
 from posttrain.grading.reading.extract import extract_answer, has_closed_answer
 from posttrain.grading.reading.golds import read_gold
-from posttrain.grading.values.exact import equal
+from posttrain.grading.values.exact import equal, unknown
+from posttrain.grading.values.rational import Tolerance
 
 VERSION = "5"  # of the rules; a verdict may change with it
 # Samples of one question repeat its gold and their answers.
@@ -43,8 +44,12 @@ class Grader:
     answer, as samples of one question repeat.
     """
 
-    def __init__(self, workers: int | None = None, deadline_seconds: float = 2.0) -> None:
-        self.pool = SymbolicPool(workers, deadline_seconds)
+    def __init__(
+        self, workers: int | None = None, deadline_seconds: float = 2.0, tolerance: Tolerance | None = None
+    ) -> None:
+        """`tolerance` is for golds that are rounded; without it every comparison is exact."""
+        self.tolerance = tolerance
+        self.pool = SymbolicPool(workers, deadline_seconds, tolerance=tolerance)
         self.known: dict[tuple[str, str], bool] = {}
 
     def __enter__(self) -> "Grader":
@@ -66,7 +71,10 @@ class Grader:
             extract_answer(completion, lenient) if not cut or has_closed_answer(completion) else None
             for completion, cut in zip(completions, truncated, strict=True)
         ]
-        decided = [None if a is None else equal_or_unknown(g, a) for g, a in zip(golds, answers, strict=True)]
+        decided = [
+            None if a is None else equal_or_unknown(g, a, unknown, self.tolerance)
+            for g, a in zip(golds, answers, strict=True)
+        ]
         pairs = [(g, a) for g, a, d in zip(golds, answers, decided, strict=True) if a is not None and d is None]
         compared = self._compare(pairs)
         grades = []
@@ -91,7 +99,7 @@ class Grader:
 
     def _equal(self, pairs: list[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those of the pairs whose second is equal to their first."""
-        decided = {pair: equal(*pair) for pair in set(pairs)}
+        decided = {pair: equal_or_unknown(*pair, unknown, None) for pair in set(pairs)}
         compared = self._compare([pair for pair, outcome in decided.items() if outcome is None])
         return {p for p, outcome in decided.items() if (compared[p] if outcome is None else outcome) is True}
 

@@ -18,6 +18,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
 from posttrain.errors import PosttrainError
+from posttrain.grading.values.rational import Tolerance
 from posttrain.grading.worker import SYMBOLIC
 
 Pair = tuple[str, str]
@@ -38,12 +39,14 @@ class Worker:
     verdict, so that the verdict of a pair that was given up is never taken for that of the next one.
     """
 
-    def __init__(self, comparison: str) -> None:
+    def __init__(self, comparison: str, tolerance: Tolerance | None = None) -> None:
         self.index: int | None = None
         self.deadline, self.serial = 0.0, 0
         self.served = 0  # by the child of now
         ours, theirs = Pipe()
         command = [sys.executable, "-m", "posttrain.grading.worker", str(theirs.fileno()), comparison]
+        if tolerance is not None:
+            command += [str(tolerance.significant_digits or ""), str(tolerance.absolute or "")]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
         theirs.close()
         self.pipe: Connection = ours  # type: ignore[assignment]
@@ -105,8 +108,14 @@ class SymbolicPool:
     A context manager. Workers start when the first pair comes, and end when this process is gone.
     """
 
-    def __init__(self, workers: int | None = None, deadline_seconds: float = 2.0, comparison: str = SYMBOLIC) -> None:
-        self.comparison = comparison
+    def __init__(
+        self,
+        workers: int | None = None,
+        deadline_seconds: float = 2.0,
+        comparison: str = SYMBOLIC,
+        tolerance: Tolerance | None = None,
+    ) -> None:
+        self.comparison, self.tolerance = comparison, tolerance
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self.size = workers or max(1, min(8, (os.cpu_count() or 1) // ranks))
         self.deadline_seconds = deadline_seconds
@@ -132,7 +141,7 @@ class SymbolicPool:
         waiting, tries = deque(range(len(pairs))), [0] * len(pairs)
         while waiting or any(worker.index is not None for worker in self.workers):
             while len(self.workers) < min(self.size, len(waiting)):
-                self.workers.append(Worker(self.comparison))
+                self.workers.append(Worker(self.comparison, self.tolerance))
             for worker in [w for w in self.workers if w.index is None]:
                 if waiting:
                     index = waiting.popleft()

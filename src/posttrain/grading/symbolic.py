@@ -7,7 +7,7 @@ from typing import Any
 
 from posttrain.grading.values.exact import equal
 from posttrain.grading.values.names import is_rounded
-from posttrain.grading.values.rational import to_rational_or_none
+from posttrain.grading.values.rational import Tolerance, to_rational_or_none
 
 DIGITS = 50
 COMMAND = re.compile(r"\\[A-Za-z]+|\\.")
@@ -43,9 +43,19 @@ def warm_up(canaries: Iterable[tuple[str, str, bool]] = CANARIES) -> str | None:
     return None
 
 
-def symbolic_equal(gold: str, answer: str) -> bool:
+def symbolic_equal(gold: str, answer: str, tolerance: Tolerance | None = None) -> bool:
     """Whether two answers are equal, algebra included. May take for ever: call it through the pool."""
-    return equal(gold, answer, leaf=_leaf) is True
+
+    def leaf(gold: str, answer: str, rounded: bool) -> bool:
+        return _leaf(gold, answer, rounded) or (tolerance is not None and _is_near(gold, answer, tolerance))
+
+    return equal(gold, answer, leaf, tolerance) is True
+
+
+def _is_near(gold: str, answer: str, tolerance: Tolerance) -> bool:
+    """Whether the answer is a number that a rounded gold may stand for."""
+    expected, value = to_rational_or_none(gold), _number(answer)
+    return expected is not None and value is not None and tolerance.holds(gold, expected, value)
 
 
 def _leaf(gold: str, answer: str, rounded: bool = False) -> bool:
@@ -71,14 +81,20 @@ def _leaf(gold: str, answer: str, rounded: bool = False) -> bool:
 
 
 def _is_rounded(exact: str, rounded: str) -> bool:
-    """Whether the second is a number, and the first, at 50 digits, rounds to it."""
+    """Whether the second is a number, and the first rounds to it."""
+    value, number = to_rational_or_none(rounded), _number(exact)
+    return value is not None and number is not None and is_rounded(number, value)
+
+
+def _number(text: str) -> Fraction | None:
+    """The real number that an expression is, at 50 digits; None for anything else."""
     import sympy
 
-    value, parsed = to_rational_or_none(rounded), _parse(exact)
-    if value is None or not parsed or not isinstance(parsed[0], sympy.Expr) or not _names_survive(exact, parsed[0]):
-        return False
-    number = sympy.N(parsed[0], DIGITS)
-    return bool(number.is_Float or number.is_Rational) and is_rounded(Fraction(str(number)), value)
+    parsed = _parse(text)
+    if not parsed or not isinstance(parsed[0], sympy.Expr) or not _names_survive(text, parsed[0]):
+        return None
+    number = sympy.N(_exact(parsed[0]), DIGITS)
+    return Fraction(str(number)) if number.is_Float or number.is_Rational else None
 
 
 def _parse(text: str) -> list[Any]:

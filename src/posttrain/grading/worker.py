@@ -18,6 +18,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import FrameType
 
+from posttrain.grading.values.rational import Tolerance
 from posttrain.processes import end_with_parent
 
 MEMORY_BYTES = 4 * 2**30  # address space; sympy can ask for all there is
@@ -33,8 +34,12 @@ def main() -> None:
     os.environ["SYMPY_GROUND_TYPES"] = "python"
     from posttrain.grading import published, symbolic
 
-    name = sys.argv[2]
+    name, *limits = sys.argv[2:]
     compare = symbolic.symbolic_equal if name == SYMBOLIC else getattr(published, name)
+    if limits:
+        digits, absolute = limits
+        tolerance = Tolerance(int(digits) if digits else None, float(absolute) if absolute else None)
+        compare = functools.partial(symbolic.symbolic_equal, tolerance=tolerance)
 
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")

@@ -11,11 +11,11 @@ from transformers import TrainerCallback
 
 from posttrain.data.benchmarks import Benchmark
 from posttrain.data.prompts import declared_prompt, render_prompt
+from posttrain.evaluation.published_graders import make_grader
 from posttrain.evaluation.samples import grade_samples
 from posttrain.evaluation.scoring import compute_metrics
 from posttrain.generation.sample import Decoding, Sample
 from posttrain.generation.vllm.server_sampler import ServerSampler
-from posttrain.grading.grader import Grader
 
 
 class BenchmarkEvaluation(TrainerCallback):
@@ -56,20 +56,20 @@ class BenchmarkEvaluation(TrainerCallback):
     def _grade(self, samples: list[Sample]) -> dict[str, float]:
         """Accuracy with its interval, format, truncation and length of each benchmark; the mean accuracy of all."""
         figures, first = {}, 0
-        with Grader() as grader:
-            for benchmark in self.benchmarks:
-                n = len(benchmark.rows)
-                own = [Sample(s.index - first, s.text, s.tokens, s.finish_reason) for s in samples[first : first + n]]
+        for benchmark in self.benchmarks:
+            n = len(benchmark.rows)
+            own = [Sample(s.index - first, s.text, s.tokens, s.finish_reason) for s in samples[first : first + n]]
+            with make_grader("posttrain", "box", answer_tolerance=benchmark.answer_tolerance) as grader:
                 lines = grade_samples(benchmark.rows, self.texts[first : first + n], own, grader, self.prompt)
-                found = compute_metrics(lines)
-                figures |= {
-                    f"eval_{benchmark.name}/accuracy": found["accuracy"]["value"],
-                    f"eval_{benchmark.name}/accuracy_low": found["accuracy"]["low"],
-                    f"eval_{benchmark.name}/accuracy_high": found["accuracy"]["high"],
-                    f"eval_{benchmark.name}/format_rate": found["format_rate"],
-                    f"eval_{benchmark.name}/truncation_rate": found["truncation_rate"],
-                    f"eval_{benchmark.name}/tokens": found["tokens"]["all"]["mean"],
-                }
-                first += n
+            found = compute_metrics(lines)
+            figures |= {
+                f"eval_{benchmark.name}/accuracy": found["accuracy"]["value"],
+                f"eval_{benchmark.name}/accuracy_low": found["accuracy"]["low"],
+                f"eval_{benchmark.name}/accuracy_high": found["accuracy"]["high"],
+                f"eval_{benchmark.name}/format_rate": found["format_rate"],
+                f"eval_{benchmark.name}/truncation_rate": found["truncation_rate"],
+                f"eval_{benchmark.name}/tokens": found["tokens"]["all"]["mean"],
+            }
+            first += n
         accuracies = [figures[f"eval_{benchmark.name}/accuracy"] for benchmark in self.benchmarks]
         return figures | {"eval_mean/accuracy": sum(accuracies) / len(accuracies)}

@@ -20,6 +20,8 @@ CHARACTERS = {
 }  # fmt: skip
 ROOT = re.compile(r"√ ?(\d+|[a-z]|\([^()]*+\))")
 BLANKS = re.compile(r"\s+")
+BLANK = re.compile(r"(?<![0-9]) | (?![0-9])")
+COMMAND_BLANK = re.compile(r"(\\[A-Za-z]+) (?=[A-Za-z])")
 SPACES = re.compile(
     r"(?<!\\)\\[,;:! ]|\\qquad|\\quad|~|(?<!\\)\\$|\\[hv]space\*? ?\{[^{}]*+\}|\\(?:thin|med|thick)space"
 )
@@ -59,7 +61,7 @@ WHOLE_THOUSANDS = re.compile(r"^[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?:\\?%)?$")
 UNIT_THOUSANDS = re.compile(r"^[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?= ?\\text| [A-Za-z]{2})")
 LISTED_THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?=, | (?:and|or) |$)")
 SEPARATOR = re.compile(r"\\text ?\{ ?(and|or) ?\}")
-GLUED_SEPARATOR = re.compile(r"(?<=[\d)}]) ?(and|or) ?(?=[\d(\\-])")
+GLUED_SEPARATOR = re.compile(r"(?<=[\d)}]) ?(and|or) ?(?=[\d(\\-]|[A-Za-z](?:\([a-z]\))? ?=)")
 DISJUNCTION = re.compile(r"\\(?:lor|vee)(?![a-z])")
 CONJUNCTION = re.compile(r"\\(?:land|wedge)(?![a-z])")
 CONDITION = re.compile(  # that holds by itself, as in: 5 for n > 2; not: 5 for odd n
@@ -109,6 +111,13 @@ def normalise(text: str) -> str:
     text = EMPTY.sub(r"\\emptyset", REALS.sub(r"\1(-\\infty,\\infty)", text))
     text = _numbers(text)
     return BLANKS.sub(" ", text).strip()
+
+
+def squeezed(text: str) -> str:
+    """Without the blanks that mean nothing: those between two digits, and behind a command, stay."""
+    if " " not in text:
+        return text
+    return BLANK.sub("", COMMAND_BLANK.sub(r"\1{}", text)).replace("{}", " ")
 
 
 def _latex(text: str) -> str:

@@ -120,7 +120,7 @@ def _close(run: list[re.Match[str]], text: str) -> list[Item]:
     start, end = run[0].start(), run[-1].end()
     while start < end:
         piece = text[start:end]
-        if piece[-1] in EDGES or piece[-1] == "-":
+        if piece[-1] in EDGES or piece[-1] == "-" or (piece[-1] == "$" and piece.count("$") == 1):
             end -= 1
         elif piece[0] in EDGES or (piece[0] == "-" and not piece[1:2].strip("-")):
             start += 1

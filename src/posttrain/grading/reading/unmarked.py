@@ -20,11 +20,11 @@ CORRECTION = re.compile(
 )
 GLUED_UNIT = re.compile(r"([+-]?[\d.,]{0,40}\d)[A-Za-z]{1,3}[²³]?")
 LETTER = re.compile(
-    r"(?:\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer|finalize|select|choose|it'?s|is)\s+(?:\*\*)?\(?([A-J])\b|\(([A-J])\)|\*\*([A-J])[.):]?\*\*"
-    r"|(?<![A-Za-z.])([A-J])(?:[.):]?\s*\Z|[.)]\s|:\s|\s+is\s+(?:the\s+)?(?:correct|right|answer)))"
+    r"(?:\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer|finalize|select|choose|it'?s|is|est|es|ist)\s+(?:\*\*)?\(?([A-J])\b|\(([A-J])\)|\*\*([A-J])[.):]?\*\*"
+    r"|(?<![A-Za-z.])([A-J])(?:[.):]?\s*\Z|[.)]\s|。|:\s|\s+is\s+(?:the\s+)?(?:correct|right|answer)))"
 )
 OPTIONS = re.compile(r"(?<![A-Za-z.])([A-J])[.):]\s")
-NEGATED = re.compile(r"\b(?:not|isn't|never)\s+(?:\w+\s+)?\(?\Z", re.I)
+NEGATED = re.compile(r"(?:\b(?:not|isn't|never|non)\s+(?:\w+\s+)?|不是\s?)\(?\Z", re.I)
 LAST_LABEL = re.compile(r"(?:\*\*)?\(?([A-Ja-j])\)?[.)]?(?:\*\*)?")
 
 

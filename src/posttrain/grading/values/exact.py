@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from itertools import pairwise
 
-from posttrain.grading.reading.normalise import WHOLE_THOUSANDS, normalise
+from posttrain.grading.reading.normalise import WHOLE_THOUSANDS, normalise, squeezed
 from posttrain.grading.values import names, words
 from posttrain.grading.values.bases import read_bases
 from posttrain.grading.values.clock import read_clock, same_time
 from posttrain.grading.values.containers import Container, container_of, without_repeats
 from posttrain.grading.values.number_words import read_number_words
-from posttrain.grading.values.rational import same_percentage, to_rational, to_rational_or_none
+from posttrain.grading.values.rational import Tolerance, same_percentage, to_rational, to_rational_or_none
 from posttrain.grading.values.renaming import renamed
 from posttrain.grading.values.units import conversion, scaled, split_unit
 
@@ -23,8 +23,6 @@ Leaf = Callable[[str, str, bool], bool | None]  # the last: whether the second m
 MAX_ITEMS = 200  # of a container
 MAX_EXACT = 600  # characters of both answers; longer ones are compared where that can be stopped
 MAX_COMPARISONS = 400  # of one pair, for the same reason
-BLANK = re.compile(r"(?<![0-9]) | (?![0-9])")
-COMMAND_BLANK = re.compile(r"(\\[A-Za-z]+) (?=[A-Za-z])")
 RELATION = re.compile(r"<|>|\\le(?![a-z])|\\ge(?![a-z])")
 VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])|(?<!\\)\b[a-z]{2,3}\b")
 DEGREE, RADIAN = (("degree", 1),), (("radian", 1),)
@@ -43,7 +41,7 @@ def unknown(gold: str, answer: str, rounded: bool) -> bool | None:
     return None
 
 
-def equal(gold: str, answer: str, leaf: Leaf = unknown) -> bool | None:
+def equal(gold: str, answer: str, leaf: Leaf = unknown, tolerance: Tolerance | None = None) -> bool | None:
     """Whether the answer equals the gold; None where `leaf` could not tell, or where telling takes long.
 
     Without a leaf the time is bounded: long texts and many comparisons are left to a process that can be killed.
@@ -53,11 +51,22 @@ def equal(gold: str, answer: str, leaf: Leaf = unknown) -> bool | None:
         return True if gold.strip() == answer.strip() else None
     gold, answer = _same_list(gold, answer), _same_list(answer, gold)
     try:
-        return Comparison(leaf, MAX_COMPARISONS if bounded else None).equal(normalise(gold), normalise(answer))
+        comparison = Comparison(leaf, MAX_COMPARISONS if bounded else None, tolerance)
+        return comparison.equal(normalise(gold), normalise(answer))
     except _Unfinished:
         return None
     except RecursionError:  # hundreds of containers or inequalities within another: no answer to any question
         return False
+
+
+def explain(gold: str, answer: str) -> list[str]:
+    """The names of the rules that decide without algebra, the outermost first; none where the texts are the same."""
+    comparison = Comparison(unknown, MAX_COMPARISONS)
+    try:
+        comparison.equal(normalise(gold), normalise(answer))
+    except (_Unfinished, RecursionError):
+        return ["too long to compare here"]
+    return list(dict.fromkeys(reversed(comparison.rules)))
 
 
 def _same_list(text: str, other: str) -> str:
@@ -69,8 +78,9 @@ def _same_list(text: str, other: str) -> str:
 class Comparison:
     """One comparison of two normalised answers and of the parts they are made of."""
 
-    def __init__(self, leaf: Leaf, left: int | None) -> None:
-        self.leaf, self.left = leaf, left
+    def __init__(self, leaf: Leaf, left: int | None, tolerance: Tolerance | None = None) -> None:
+        self.leaf, self.left, self.tolerance = leaf, left, tolerance
+        self.rules: list[str] = []  # that decided, the outermost last
         self.bare = True  # neither an item of a container nor the value of a unit
 
     def equal(self, gold: str, answer: str) -> bool | None:
@@ -80,13 +90,15 @@ class Comparison:
                 raise _Unfinished
         if not answer or not gold:
             return False
-        if gold == answer or _squeezed(gold) == _squeezed(answer):
+        if gold == answer or squeezed(gold) == squeezed(answer):
             return True
         for rule in RULES:
             try:
-                return rule(self, gold, answer)
+                verdict = rule(self, gold, answer)
             except _Pass:
                 continue
+            self.rules.append(rule.__name__)
+            return verdict
         return self.leaf(gold, answer, False)
 
     def numbers(self, gold: str, answer: str) -> bool:
@@ -97,6 +109,8 @@ class Comparison:
             return False
         if expected is None or value is None:
             raise _Pass
+        if self.tolerance is not None and self.tolerance.holds(gold, expected, value):
+            return True
         return expected == value or same_percentage(gold, answer, expected, value, self.bare)
 
     def meanings(self, gold: str, answer: str) -> bool:
@@ -134,7 +148,8 @@ class Comparison:
             raise _Pass
         for side, other in ((left, right), (right, left)):
             if (whole := self._is_chain(side)) is not True:
-                if whole is False and (other.name or other.is_equation) and VARIABLE.search("=".join(side.sides)):
+                proper = VARIABLE.search("=".join(side.sides)) or (left.name and right.name)
+                if whole is False and (other.name or other.is_equation) and proper:
                     raise _Pass
                 return whole
         return self.equal(*names.same_argument(left, right))
@@ -189,13 +204,13 @@ class Comparison:
 
     def texts(self, gold: str, answer: str) -> bool:
         expected, text = words.text_of(gold), words.text_of(answer)
+        if expected is not None and text is not None:
+            return expected == text
         in_text = [words.IN_TEXT.fullmatch(side) is not None for side in (gold, answer)]
         if any(in_text) and words.plain_words(gold).casefold() == words.plain_words(answer).casefold():
             return True
         if all(in_text):
             return False
-        if expected is not None and text is not None:
-            return expected == text
         raise _Pass
 
     def containers(self, gold: str, answer: str) -> bool | None:
@@ -263,13 +278,6 @@ RULES = (
     Comparison.numbers, Comparison.meanings, Comparison.choices, Comparison.named, Comparison.times, Comparison.bases,
     Comparison.units, Comparison.texts, Comparison.renamings, Comparison.containers, Comparison.kinds,
 )  # fmt: skip
-
-
-def _squeezed(text: str) -> str:
-    """Without the blanks that mean nothing: those between two digits, and behind a command, stay."""
-    if " " not in text:
-        return text
-    return BLANK.sub("", COMMAND_BLANK.sub(r"\1{}", text)).replace("{}", " ")
 
 
 def _number(text: str) -> Fraction | None:

@@ -1,9 +1,12 @@
 """Exact values of written arithmetic: integers, decimals, fractions, powers, percent. No floats, bounded size."""
 
+import math
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 
-TOKEN = re.compile(r"\s{0,99}(?:(\d+\.\d*|\.\d+|\d+)|(\\frac|\\times|\\cdot|\\div|\\%)|([-+*/^(){}%!]))")
+TOKEN = re.compile(r"\s{0,9}(?:(\d+\.\d*|\.\d+|\d+)|(\\frac|\\times|\\cdot|\\div|\\%)|([-+*/^(){}%!]))")
+ROUNDED = re.compile(r"\d\.\d|\b10\^")
 DECIMAL = re.compile(r"-?[\d.]+")
 MAX_BITS = 20_000  # of any intermediate value; larger ones are left to the process that can be killed
 MAX_LENGTH = 5000  # characters
@@ -41,6 +44,25 @@ def same_percentage(gold: str, answer: str, expected: Fraction, value: Fraction,
         return "%" not in answer and expected * 100 == value
     written = bare and DECIMAL.fullmatch(gold) is not None
     return written and answer.endswith("%") and abs(expected) > 1 and value == expected / 100
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an answer may be from a gold that is rounded: written with a point or as a power of ten."""
+
+    significant_digits: int | None = None
+    absolute: float | None = None
+
+    def holds(self, gold: str, expected: Fraction, value: Fraction) -> bool:
+        """Whether the value is within half a unit of the gold's last significant digit, or the absolute distance."""
+        if not ROUNDED.search(gold):
+            return False
+        if self.absolute is not None and abs(expected - value) <= Fraction(str(self.absolute)):
+            return True
+        if self.significant_digits is None or expected == 0:
+            return False
+        magnitude = math.floor(math.log10(abs(expected)))
+        return abs(expected - value) <= Fraction(10) ** (magnitude - self.significant_digits + 1) / 2
 
 
 def _tokens(text: str) -> list[str]:
