@@ -131,7 +131,7 @@ def kill(process: Process) -> None:
 def kill_when(path: Path, command: Sequence[object], config: str | None) -> None:
     """Start a command and kill it as soon as `path` exists, which is in the middle of what it writes then."""
     process = start(command, config)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     kill(process)

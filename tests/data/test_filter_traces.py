@@ -100,7 +100,7 @@ def test_order_processes_shards_and_an_interruption_do_not_change_a_byte(mixed, 
 def kill_after(n: int, pattern: str, place: Path, command: list[str]) -> None:
     """Start a command and SIGKILL it, with its processes, as soon as `place` holds `n` files of this pattern."""
     process = start(command, config=None)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while len(list(place.rglob(pattern))) < n and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     ended = process.poll()
