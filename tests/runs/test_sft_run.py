@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 RECIPE = "recipes/tiny_sft.yaml"
+TWO = "accelerate_configs/cpu_2proc.yaml"
+HALF = {"per_device_train_batch_size": 2}  # on each of two processes
 TIMELESS = ("step", "loss", "grad_norm", "learning_rate", "eval_loss", "tokens_seen", "mean_token_accuracy", "entropy")
 
 
@@ -88,13 +90,15 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(one_process,
     assert "seed: 0 there, 1 here" in other.stderr
 
 
-def test_two_processes_have_the_losses_of_one(one_process, tiny_data, tmp_path):
-    done = launch(
-        "accelerate_configs/cpu_2proc.yaml", *arguments(tiny_data, tmp_path / "run", per_device_train_batch_size=2)
-    )
-    assert done.returncode == 0, done.stderr
-    assert record(tmp_path / "run")["accelerate"]["num_processes"] == 2
-    for one, two in zip(metrics(one_process), metrics(tmp_path / "run"), strict=True):
+@pytest.fixture(scope="session")
+def two_processes(once, tiny_data) -> Path:
+    """The same run on two processes."""
+    return once("sft_two", lambda out: must(launch(TWO, *arguments(tiny_data, out / "run", **HALF)))) / "run"
+
+
+def test_two_processes_have_the_losses_of_one(one_process, two_processes):
+    assert record(two_processes)["accelerate"]["num_processes"] == 2
+    for one, two in zip(metrics(one_process), metrics(two_processes), strict=True):
         if one["loss"]:
             assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
             assert two["tokens_seen"] == one["tokens_seen"]
@@ -169,18 +173,13 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tiny_data, t
     assert_identical(tmp_path / "whole", out)
 
 
-def test_two_processes_resume_exactly(tiny_data, tmp_path):
-    steps = {"max_steps": 30, "save_steps": 10, "per_device_train_batch_size": 2}
-    config = "accelerate_configs/cpu_2proc.yaml"
-    whole = launch(config, *arguments(tiny_data, tmp_path / "whole", **steps))
-    assert whole.returncode == 0, whole.stderr
+def test_two_processes_resume_exactly(two_processes, tiny_data, tmp_path):
     out = tmp_path / "killed"
-    command = [*LAUNCHER[1:], config, *arguments(tiny_data, out, **steps)]
-    kill_when(out / "checkpoint-20", command, config=None)
-    done = launch(config, *arguments(tiny_data, out, **steps))
-    assert done.returncode == 0, done.stderr
+    command = arguments(tiny_data, out, **HALF)
+    kill_when(out / "checkpoint-10/complete.json", [*LAUNCHER[1:], TWO, *command], config=None)
+    must(launch(TWO, *command))
     assert record(out)["sessions"][-1]["resumed_from"]
-    assert_identical(tmp_path / "whole", out)
+    assert_identical(two_processes, out)
 
 
 def assert_identical(whole: Path, resumed: Path) -> None:
