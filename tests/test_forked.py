@@ -3,14 +3,14 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import kill, run_script, start
+from forked import FORKS
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="scripts are forked on Linux alone")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not FORKS, reason="scripts are forked on Linux without a GPU alone")]
 ENDINGS = [
     "pass", "exit(3)", "exit('words')", "1 / 0", "raise KeyboardInterrupt",
     "import os; os.kill(os.getpid(), 9)", "import os; os.abort()", "import os; os._exit(7)",

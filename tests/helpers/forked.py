@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+FORKS = sys.platform == "linux" and not Path("/dev/nvidia0").exists()  # CUDA may be asked for, and survives no fork
 PR_SET_CHILD_SUBREAPER = 36
 READ_LATE = "POSTTRAIN_"  # variables that only posttrain reads, which is imported in the child
 
@@ -99,7 +100,7 @@ Process = subprocess.Popen | ForkedScript
 def start_python(arguments: list[str], directory: Path, environment: dict[str, str], streams: list[int], fresh: bool):
     """`python *arguments`: forked where that is a script, by a new interpreter where it is not or a test wants one."""
     one_thread = environment.get("OMP_NUM_THREADS") == "1"  # or the libraries of the server start others
-    if sys.platform == "linux" and one_thread and not fresh and arguments[0].endswith(".py"):
+    if FORKS and one_thread and not fresh and arguments[0].endswith(".py"):
         return ForkedScript(arguments, directory, environment, streams)
     stdin, stdout, stderr = streams
     command = [sys.executable, *arguments]
