@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from posttrain.data.manifest import Source, check_dataset, write_dataset
-from posttrain.data.rows import ROW_SCHEMA, Row, by_content, read_parquet, row_id
+from posttrain.data.rows import QUESTIONS, ROW_SCHEMA, Row, by_content, read_parquet, row_id
 from posttrain.data.token_files import SUFFIX as IDS
 from posttrain.errors import PosttrainError, run_script
 
@@ -30,19 +30,19 @@ def main() -> None:
     manifest = check_dataset(arguments.dataset)
     names = [name for name in manifest["files"] if not name.endswith(IDS)]
     splits = {Path(name).stem: read_rows(arguments.dataset / name) for name in names}
+    if "train" not in splits:
+        raise PosttrainError(f"{arguments.dataset}: has no train split, only {', '.join(splits)}")
     splits["train"], changed = soil(splits["train"], arguments.share, arguments.seed)
     digests = {name: entry["sha256"] for name, entry in manifest["files"].items()}
     source = Source(f"{manifest['source']['id']}, {changed} wrong", manifest["source"]["licence"], None, digests)
-    write_dataset(arguments.out, splits, source, arguments.seed, {}, manifest["tokens"]["tokenizer"])
+    write_dataset(arguments.out, splits, source, arguments.seed, {}, (manifest["tokens"] or {}).get("tokenizer"))
     print(f"{arguments.out}: {changed} of {len(splits['train'])} training rows end in a wrong answer")
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a split; raises PosttrainError where they are not questions with solutions."""
-    rows = read_parquet(path)
-    if rows and set(rows[0]) != set(ROW_SCHEMA.names):
-        raise PosttrainError(f"{path}: has the columns {', '.join(rows[0])}, not {', '.join(ROW_SCHEMA.names)}")
-    return [Row(**row) for row in rows]
+    rows = read_parquet(path, (*QUESTIONS, "completion", "source"))
+    return [Row(**{name: row.get(name) for name in ROW_SCHEMA.names}) for row in rows]
 
 
 def soil(rows: list[Row], share: float, seed: int) -> tuple[list[Row], int]:

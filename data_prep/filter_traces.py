@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.data.manifest import NAME, write_manifest
+from posttrain.data.json_text import ROW_BYTES
+from posttrain.data.manifest import clear, write_manifest
 from posttrain.data.traces import selection, writer
 from posttrain.data.traces.contamination import build_index
 from posttrain.data.traces.filters import REASONS
-from posttrain.data.traces.formats import ROW_BYTES
 from posttrain.data.traces.inputs import Input
 from posttrain.data.traces.parts import Settings
 from posttrain.data.traces.shapes import Shape
@@ -102,15 +102,6 @@ def require_rows(kept: dict[str, int], arguments: argparse.Namespace, parts: lis
         )
     if not kept["train"]:
         raise PosttrainError(f"{arguments.out}: no row is left to train on; see the reasons above{first_detail(parts)}")
-
-
-def clear(out: Path) -> None:
-    """Remove what a command before this one wrote; from here on the dataset is unfinished."""
-    splits = (f"{name}{end}" for name in selection.SPLITS for end in (".parquet", ".ids.parquet"))
-    for name in (NAME, *splits, "dropped.parquet"):
-        (out / name).unlink(missing_ok=True)
-    for temporary in out.glob(".*.tmp"):  # of a command that was killed: this one holds the lock
-        temporary.unlink()
 
 
 def report(n_read: int, dropped: dict[str, int], kept: dict[str, int]) -> str:

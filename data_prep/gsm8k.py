@@ -14,7 +14,7 @@ from posttrain.data.benchmark_rows import check_golds
 from posttrain.data.manifest import write_dataset
 from posttrain.data.records import local_source, read_hub, read_json_lines
 from posttrain.data.sources import gsm8k
-from posttrain.errors import run_script
+from posttrain.errors import PosttrainError, run_script
 
 
 def main() -> None:
@@ -32,6 +32,8 @@ def main() -> None:
         for reason, n in reasons.items():
             dropped[reason] = dropped.get(reason, 0) + n
     check_golds(splits["test"], source.id)
+    if arguments.validation >= (n := len(splits["train"])):
+        raise PosttrainError(f"--validation {arguments.validation}: takes all {n} training rows; lower it")
     splits = gsm8k.split_validation(splits, arguments.validation)
     if arguments.tokenizer:
         splits = gsm8k.count_tokens(splits, arguments.tokenizer)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from posttrain.data.records import read_json_lines
 from posttrain.errors import run_script
+from posttrain.locks import lock
 from posttrain.memory.bank.cache import (
     BankError,
     BankShape,
@@ -41,6 +42,7 @@ def main() -> None:
     if arguments.recompute or not arguments.cache.is_file():
         if source is None:
             raise BankError(f"{arguments.cache}: nothing to build it from; add --source or --triples")
+        lock(arguments.cache.parent, f".{arguments.cache.name}.lock")
         encode = lambda sentences: tokenizer(sentences, add_special_tokens=False)["input_ids"]  # noqa: E731
         bank, mappings, left_out = build_bank(read_source(arguments), encode, shape)
         write_bank(arguments.cache, bank, mappings, {"source_file": str(source), "left_out": left_out})

@@ -9,15 +9,23 @@ property.
 """
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 from posttrain.data.records import read_json_lines
 from posttrain.data.sources.omcq import convert, generate, read_triples, write_questions
 from posttrain.errors import PosttrainError, run_script
+from posttrain.locks import locked_file
 
 
 def main() -> None:
     arguments = parse_arguments()
+    with locked_file(arguments.output), locked_file(arguments.input) if arguments.triples else nullcontext():
+        prepare(arguments)
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Make the questions where that is asked for, and conversations of them."""
     if arguments.triples:
         if arguments.input.exists():
             raise PosttrainError(f"{arguments.input}: exists; --triples writes there, so name a new file by --input")

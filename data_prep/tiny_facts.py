@@ -10,6 +10,7 @@ from pathlib import Path
 from posttrain.data.sources import tiny_facts
 from posttrain.data.sources.omcq import write_questions
 from posttrain.errors import run_script
+from posttrain.locks import lock
 from posttrain.memory.bank.cache import BankShape, as_fact, build_bank, write_bank
 
 LENGTH = 6
@@ -18,6 +19,7 @@ LENGTH = 6
 def main() -> None:
     arguments = parse_arguments()
     out = arguments.out
+    lock(out)
     tokenizer = tiny_facts.write_base(out / "base", arguments.seed)
     facts = tiny_facts.make_facts(arguments.names, arguments.seed)
     write_questions(out / "sentences.json", [fact.as_sentence() for fact in facts])

@@ -14,7 +14,7 @@ from posttrain import atomic
 from posttrain.data.rows import row_id
 from posttrain.errors import PosttrainError, check_writable, run_script
 from posttrain.lineage import code_state
-from posttrain.memory.bank.cache import mapping_path
+from posttrain.memory.bank.cache import check_mapping
 from posttrain.memory.bank.questions import Fact, Question, facts_by_uuid, read_questions
 from posttrain.models.source import evaluation_name
 
@@ -34,7 +34,7 @@ def main() -> None:
     from posttrain.memory.inference import open_reader
 
     reader = open_reader(arguments.memory, arguments.model, arguments.cache)
-    facts = facts_by_uuid(mapping_path(reader.cache), {question.uuid for question in questions})
+    facts = facts_by_uuid(check_mapping(reader.cache), {question.uuid for question in questions})
     pairs = [(question, facts.get(question.uuid, Fact())) for question in questions]
     summaries = evaluate_banks(arguments, reader, pairs, out / "samples.jsonl")
     prompts = [reader.prompt_ids(question.content) for question in questions]

@@ -13,7 +13,7 @@ from pathlib import Path
 from posttrain import atomic, lineage
 from posttrain.data.benchmarks import load_benchmarks
 from posttrain.data.manifest import check_dataset, split_path
-from posttrain.data.rows import read_parquet
+from posttrain.data.rows import QUESTIONS, read_parquet
 from posttrain.errors import check_writable, run_script
 from posttrain.locks import lock
 from posttrain.models.source import check_model
@@ -72,7 +72,7 @@ def populate(run: expert_iteration.Rounds, manifest: dict, console: rejection_sf
 
     stage_recipe = run.sample(1)
     options = read_recipe(stage_recipe.command[2:], "sample").build(SampleOptions)
-    rows = read_parquet(split_path(Path(options.dataset_name), manifest, "train"))
+    rows = read_parquet(split_path(Path(options.dataset_name), manifest, "train"), QUESTIONS)
     questions = draw_questions(rows, options.num_questions, options.seed)
     stage = sampling_stage.prepare(options, questions, manifest)
     file = RolloutFile(Path(options.output_dir), stage.settings)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from posttrain.console import Progress, header, say
 from posttrain.data.manifest import check_dataset, split_path
-from posttrain.data.rows import read_parquet
+from posttrain.data.rows import QUESTIONS, read_parquet
 from posttrain.errors import run_script
 from posttrain.models.source import check_model
 from posttrain.pipelines.rollouts import RolloutFile, draw_questions
@@ -25,7 +25,7 @@ def main() -> None:
     check_model(options.model_name_or_path)
     dataset, output_dir = Path(options.dataset_name), Path(options.output_dir)
     manifest = check_dataset(dataset)
-    rows = read_parquet(split_path(dataset, manifest, "train"))
+    rows = read_parquet(split_path(dataset, manifest, "train"), QUESTIONS)
     questions = draw_questions(rows, options.num_questions, options.seed)
     say(f"sample {options.model_name_or_path} → {output_dir}")
 

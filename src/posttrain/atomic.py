@@ -39,7 +39,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def json_bytes(value: Any) -> bytes:
     """What `write_json` writes: indented JSON. Keys keep their order, so equal values give equal bytes."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # bytes of a file's name that are no text stay JSON's escapes
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,12 +2,14 @@
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from posttrain.errors import PosttrainError
 
 LOCK_FILE = ".lock"
-HELD: set[Path] = set()  # locks of this process
+HELD: dict[Path, int] = {}  # locks of this process, with their descriptors
 
 
 class LockError(PosttrainError):
@@ -32,4 +34,23 @@ def lock(directory: Path, name: str = LOCK_FILE) -> None:
         raise LockError(
             f"{directory}: another process is still writing there; wait for it or end it (fuser {path} names it)"
         ) from None
-    HELD.add(path)
+    HELD[path] = descriptor
+
+
+@contextmanager
+def locked(directory: Path, name: str = LOCK_FILE) -> Iterator[None]:
+    """Hold `directory` inside the block, unless this process holds it anyway."""
+    path = directory.resolve() / name
+    if path in HELD:
+        yield
+        return
+    lock(directory, name)
+    try:
+        yield
+    finally:
+        os.close(HELD.pop(path))
+
+
+def locked_file(path: Path) -> AbstractContextManager[None]:
+    """Hold a file that is written by itself, or with others named after it."""
+    return locked(path.parent, f".{path.name}.lock")

@@ -36,7 +36,7 @@ REASON_ROWS = {
     "too_long": [solved(902) | {"response": " ".join(map(str, range(900))) + "\\boxed{903}"}],
     "too_short": [solved(903) | {"response": ""}],
     "unfinished": [solved(904) | {"response": "<think> hm \\boxed{905}"}],
-    "bad_gold": [solved(905) | {"gold": None}, solved(906) | {"gold": [907]}, solved(907) | {"gold": " "}],
+    "bad_gold": [solved(905) | {"gold": None}, solved(906) | {"gold": {"value": 907}}, solved(907) | {"gold": " "}],
     "no_answer": [solved(908) | {"response": "I give up"}],
     "wrong_answer": [solved(909) | {"response": "it is \\boxed{4}"}],
     "loop": [solved(910) | {"response": "1+1=2 and 2+2=4 and 3+3=6; " * 14 + "\\boxed{911}"}],
@@ -118,7 +118,7 @@ def test_killed_at_random_moments_the_next_run_gives_the_same_bytes(mixed, refer
     command = [*map(str, command), "--out", str(tmp_path / "out")]
     kill_after(moments.randint(1, 9), "[!.]*.arrow", tmp_path / ".filter_traces", [*command, "--processes", "2"])
     kill_after(moments.randint(10, 20), "[!.]*.arrow", tmp_path / ".filter_traces", [*command, "--processes", "1"])
-    kill_after(moments.randint(1, 3), ".*.parquet.tmp", tmp_path / "out", [*command, "--processes", "1"])
+    kill_after(moments.randint(1, 3), ".*.parquet.*.tmp", tmp_path / "out", [*command, "--processes", "1"])
     assert not (tmp_path / "out/manifest.json").exists()
     prepare(tmp_path / "out", *command[1:-2], "--processes", 2)
     assert digests(tmp_path / "out") == reference

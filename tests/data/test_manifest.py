@@ -68,6 +68,7 @@ def test_a_wrong_number_of_rows(dataset):
     path = dataset / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["files"]["train.parquet"]["rows"] = 4
+    manifest["schema"] = 1  # which had no digest of its own
     path.write_text(json.dumps(manifest))
     with pytest.raises(ManifestError, match="5 rows but"):
         check_dataset(dataset)

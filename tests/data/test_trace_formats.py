@@ -100,7 +100,8 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from posttrain.data.records import SourceError
-from posttrain.data.traces.formats import read_items, ROW_BYTES
+from posttrain.data.json_text import ROW_BYTES
+from posttrain.data.traces.formats import read_items
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in map(Path, sys.argv[1:]):
     try:

@@ -176,10 +176,10 @@ def test_filtered_traces_can_be_dirtied_and_pairs_cannot(tmp_path):
     (tmp_path / "pairs").mkdir()
     pairs = tmp_path / "pairs/train.parquet"
     pq.write_table(pa.table({"id": ["a"], "chosen": ["right"]}), pairs)
-    facts = {"columns": ["id", "chosen"], "seed": 0, "counts": {}, "tokens": None, "decontamination": None}
+    facts = {"columns": ["id", "chosen"], "seed": 0, "counts": {"kept": {}}, "tokens": None, "decontamination": None}
     write_manifest(tmp_path / "pairs", [pairs], Source("test", "none"), facts)
     for script, said in (
-        ("data_prep/dirty.py", "has the columns id, chosen"),
+        ("data_prep/dirty.py", "has no column 'prompt', only id, chosen"),
         ("src/data_report.py", "counts no tokens"),
     ):
         flags = ["--share", 0.5, "--out", tmp_path / "x"] if "dirty" in script else ["--out", tmp_path / "x"]

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from posttrain.data.manifest import check_dataset, split_path
-from posttrain.data.rows import by_content, read_parquet
+from posttrain.data.rows import QUESTIONS, by_content, read_parquet
 from posttrain.errors import PosttrainError
 
 DECLARATIONS = Path(__file__).with_name("benchmarks.yaml")
@@ -67,7 +67,7 @@ def _load(name: str, declared: dict[str, Any], data_dir: Path, limit: int | None
         raise BenchmarkError(f"{path}: missing; benchmark {name} is written by python {declared['script']}")
     manifest = check_dataset(path.parent)
     split_path(path.parent, manifest, path.stem)
-    rows = read_parquet(path)
+    rows = read_parquet(path, QUESTIONS)
     expected = declared.get("n")
     if expected is not None and len(rows) != expected:
         raise BenchmarkError(f"{path}: {len(rows)} questions, but {name} has {expected}; it is another set")

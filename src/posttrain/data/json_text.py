@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import IO
 
+ROW_BYTES = 16 * 2**20  # of one row; the 4 million characters of the longest that is considered are no more
 CHUNK = 64 * 1024  # bytes read at once, until a value is longer
 BLANK = re.compile(r"[ \t\n\r]*")
 DECODER = json.JSONDecoder(parse_int=str, parse_float=str)  # it only looks for the end of a value

@@ -18,17 +18,22 @@ class SourceError(PosttrainError):
 def read_json_lines(path: Path) -> list[Record]:
     """Objects of a JSON Lines file; a line that is none ends the read with its file and number."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines, which also splits at U+2028
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines, which also splits at U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: cannot be read: {error}") from error
+    if lines[0].lstrip().startswith("["):
+        raise SourceError(f"{path}: holds a JSON array; expected one object a line: jq -c '.[]' {path}")
     records = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            records.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise SourceError(f"{path}:{number}: expected a JSON object: {error}") from error
+        if not isinstance(record, dict):
+            raise SourceError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")
+        records.append(record)
     return records
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posttrain import atomic
+from posttrain.errors import PosttrainError
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 ROW_SCHEMA = pa.schema(
@@ -22,6 +24,8 @@ ROW_SCHEMA = pa.schema(
         ("source", pa.string()),
     ]
 )
+QUESTIONS = ("id", "prompt", "answer")  # the columns of which a question is asked and graded
+COLUMN_KINDS = dict.fromkeys(("prompt", "completion", "chosen", "rejected"), MESSAGES)  # others hold text
 TEXT_SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), ("n_tokens", pa.int64()), ("source", pa.string())])
 
 
@@ -49,7 +53,7 @@ class TextRow:
 
 def row_id(*parts: str) -> str:
     """A content hash: equal content has equal ids, in every process and on every machine."""
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def chat_row(question: str, solution: str, answer: str, source: str) -> Row:
@@ -76,9 +80,34 @@ def write_parquet(path: Path, rows: list[Row] | list[TextRow]) -> None:
     atomic.write_bytes(path, sink.getvalue().to_pybytes())
 
 
-def read_parquet(path: Path) -> list[dict[str, Any]]:
-    """Rows as dictionaries with the columns of `ROW_SCHEMA` or `TEXT_SCHEMA`."""
-    return pq.read_table(path).to_pylist()
+def read_parquet(path: Path, needed: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Rows as dictionaries; raises PosttrainError where a needed column is missing, null, or of another kind."""
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise PosttrainError(f"{path}: not a parquet file ({reason}); run its data_prep/ script again") from error
+    for name in needed:
+        if name not in table.column_names:
+            raise PosttrainError(
+                f"{path}: has no column {name!r}, only {', '.join(table.column_names)}; prepare a dataset of the kind "
+                f"that this command reads"
+            )
+        kind, column = COLUMN_KINDS.get(name, pa.string()), table[name]
+        if not _alike(column.type, kind):
+            raise PosttrainError(f"{path}: column {name!r}: expected {kind}, found {column.type}")
+        if column.null_count:
+            raise PosttrainError(f"{path}: column {name!r}: {column.null_count} of {len(column)} rows hold nothing")
+    return table.to_pylist()
+
+
+def _alike(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether both are texts, or lists of messages, whatever offsets and further fields they have."""
+    if pa.types.is_string(expected):
+        return pa.types.is_string(found) or pa.types.is_large_string(found)
+    if not (pa.types.is_list(found) or pa.types.is_large_list(found)) or not pa.types.is_struct(found.value_type):
+        return False
+    return {"role", "content"} <= {field.name for field in found.value_type}
 
 
 def by_content(rows: list[dict[str, Any]], n: int | None) -> list[dict[str, Any]]:

@@ -86,10 +86,21 @@ def ids_path(split: Path) -> Path:
     return split.with_name(split.stem + SUFFIX)
 
 
+def _vouched_for(path: Path) -> bool:
+    """Whether the manifest beside a file, if there is one, lists it, so that its bytes were checked."""
+    try:
+        return path.name in json.loads(path.with_name("manifest.json").read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return True
+
+
 def read_ids(split: Path, key: str) -> Ids | None:
     """The ids of a split made under `key`; None where there are none, and, with a line on stderr, if of another."""
     path = ids_path(split)
     if not path.is_file():
+        return None
+    if not _vouched_for(path):
+        print(f"{path}: not of this dataset, whose manifest does not list it: tokenising", file=sys.stderr)
         return None
     if (found := pq.read_schema(path).metadata.get(KEY, b"").decode()) != key:
         print(f"{path}: made for another tokenizer, template or end ({found}, not {key}): tokenising", file=sys.stderr)

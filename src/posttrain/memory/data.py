@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.encode import IGNORED, Encoding, RowError, encode_rows
 from posttrain.data.rows import by_content
-from posttrain.memory.bank.cache import mapping_path
+from posttrain.memory.bank.cache import check_mapping
 from posttrain.memory.bank.questions import Fact, Question, facts_by_uuid, option_object, with_object
 
 BATCH = 512
@@ -40,7 +40,7 @@ def build_rows(
 ) -> tuple[Dataset, int]:
     """Token ids, labels and facts of questions, and how many were dropped as too long; raises RowError by the lint."""
     kept = [Question(**row) for row in by_content([asdict(question) for question in questions], limit)]
-    facts = facts_by_uuid(mapping_path(cache), {question.uuid for question in kept})
+    facts = facts_by_uuid(check_mapping(cache), {question.uuid for question in kept})
     tables, dropped = [], 0
     for start in range(0, len(kept), BATCH):
         batch = kept[start : start + BATCH]

@@ -12,7 +12,7 @@ from trl.models.utils import prepare_deepspeed
 from posttrain.data.encode import IGNORED, load_tokenizer
 from posttrain.data.manifest import split_path
 from posttrain.data.prompts import render_prompt
-from posttrain.data.rows import by_content, read_parquet
+from posttrain.data.rows import QUESTIONS, by_content, read_parquet
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
 from posttrain.methods import sft
@@ -179,7 +179,7 @@ def build_offline(
 def load_prompts(options: DistillOptions, manifest: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Rows:
     """The train split's questions as text that the student continues."""
     path = split_path(Path(options.dataset_name), manifest, "train")
-    rows = by_content(read_parquet(path), options.num_train_examples)
+    rows = by_content(read_parquet(path, QUESTIONS[:2]), options.num_train_examples)
     prompts = [{"id": row["id"], "prompt": render_prompt(options.prompt, row["prompt"], tokenizer)} for row in rows]
     return Rows(Dataset.from_list(prompts), None, {"train": len(prompts)}, {})
 

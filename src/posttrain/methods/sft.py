@@ -14,7 +14,7 @@ from posttrain.data.benchmarks import Benchmark
 from posttrain.data.encode import IGNORED, Encoding, load_split
 from posttrain.data.manifest import split_path
 from posttrain.data.packing import pack
-from posttrain.data.rows import by_content, read_parquet
+from posttrain.data.rows import QUESTIONS, by_content, read_parquet
 from posttrain.hardware import Hardware
 from posttrain.models import loading, packed_attention, trainable
 from posttrain.recipe.options import SftOptions, StrategyOptions
@@ -155,6 +155,6 @@ def build_trainer(
         trainer.add_callback(BenchmarkEvaluation(trainer, benchmarks, options.prompt, tokens, server))
     if options.sample_generations:
         path = Path(options.dataset_name) / "validation.parquet"
-        sample = by_content(read_parquet(path), options.sample_generations)
+        sample = by_content(read_parquet(path, QUESTIONS[:2]), options.sample_generations)
         trainer.add_callback(SampleGenerations(trainer, output_dir, sample, options.prompt))
     return trainer

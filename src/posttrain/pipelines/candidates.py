@@ -8,7 +8,7 @@ from typing import Any
 
 from posttrain import atomic
 from posttrain.data.manifest import Source, check_dataset, split_path, write_dataset
-from posttrain.data.rows import Row, read_parquet, row_id
+from posttrain.data.rows import QUESTIONS, Row, read_parquet, row_id
 from posttrain.errors import PosttrainError
 from posttrain.grading.grader import Grader, Verdict
 from posttrain.pipelines.rollouts import ROLLOUTS_FILE, Candidate, Rollout, read_rollouts
@@ -116,7 +116,7 @@ def write_selection(directories: list[Path], rule: Rule, out: Path) -> dict[str,
 
 def audit_dataset(directory: Path) -> int:
     """Grade every row of a dataset anew; the number of rows, or SelectionError naming those that are not correct."""
-    rows = read_parquet(split_path(directory, check_dataset(directory), "train"))
+    rows = read_parquet(split_path(directory, check_dataset(directory), "train"), (*QUESTIONS, "completion"))
     with Grader() as grader:
         faulty = audit(rows, grader)
     if faulty:

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posttrain import atomic
-from posttrain.data.manifest import NAME, Source, check_dataset, split_path, write_manifest
+from posttrain.data.manifest import Source, check_dataset, clear, split_path, write_manifest
 from posttrain.data.rows import MESSAGES, by_content, read_parquet, row_id
 from posttrain.errors import PosttrainError, check_writable
 from posttrain.grading.grader import Grader, Verdict
+from posttrain.locks import lock
 from posttrain.pipelines.rollouts import ROLLOUTS_FILE, read_rollouts
 
 SOURCE = "verified_samples"
@@ -181,8 +182,8 @@ def _write(
                 f"{out}: split {split} would have no rows; left out: {dropped}; sample more candidates"
             )
     check_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / NAME).unlink(missing_ok=True)  # from here on the directory is unfinished
+    lock(out)
+    clear(out)
     for split, rows in splits.items():
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), sink, compression="zstd")
@@ -200,7 +201,8 @@ def _write(
 def audit_pairs(directory: Path) -> int:
     """Grade every pair anew; the number of pairs, or PreferenceError naming those that are not right over wrong."""
     manifest = check_dataset(directory)
-    rows = [row for name in manifest["files"] for row in read_parquet(split_path(directory, manifest, Path(name).stem))]
+    paths = [split_path(directory, manifest, Path(name).stem) for name in manifest["files"]]
+    rows = [row for path in paths for row in read_parquet(path, ("id", "answer", "chosen", "rejected"))]
     golds, n = [row["answer"] for row in rows], len(rows)
     texts = [row[side][-1]["content"] for side in ("chosen", "rejected") for row in rows]
     with Grader() as grader:

@@ -130,7 +130,7 @@ def dropped_examples(directory: Path) -> dict[str, list[dict[str, Any]]]:
     """A few dropped rows for each reason, where the dataset was made with --keep-dropped."""
     found: dict[str, list[dict[str, Any]]] = {}
     path = directory / DROPPED_FILE
-    for row in read_parquet(path) if path.is_file() else ():
+    for row in read_parquet(path, ("reason",)) if path.is_file() else ():
         examples = found.setdefault(row["reason"], [])
         if len(examples) < DROPPED_SHOWN:
             turns = [*(row["prompt"] or []), *(row["completion"] or [])]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import ijson
 import yaml
 
 from posttrain import atomic
+from posttrain.data.json_text import ROW_BYTES, JsonText
 from posttrain.data.records import Record, SourceError
 from posttrain.errors import PosttrainError
 
@@ -39,8 +39,10 @@ def stream_items(path: Path) -> Iterator[Any]:
     """Items of a JSON array, one at a time, so that memory does not grow with the file; raises SourceError."""
     try:
         with path.open("rb") as file:
-            yield from ijson.items(file, "item", use_float=True)
-    except (OSError, ijson.JSONError, UnicodeDecodeError) as error:
+            text = JsonText(file, ROW_BYTES)
+            yield from map(json.loads, text.items())
+            text.end()
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise SourceError(f"{path}: expected a whole JSON array: {reason}") from error
 

@@ -25,7 +25,6 @@ from posttrain.data.json_text import JsonError, JsonText, TooLongError
 from posttrain.data.parquet_rows import parquet_rows
 from posttrain.data.records import SourceError
 
-ROW_BYTES = 16 * 2**20  # 4 million characters, the longest row that is considered, are no more
 XZ_BYTES = 128 * 2**20  # that unpacking may take; `xz -9` asks for 65 MiB, a file made for it for 4 GiB
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 Item = tuple[int, bytes | str]  # number in its file, and a JSON line or the text of a fault

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import atomic
+from posttrain.data.json_text import ROW_BYTES
 from posttrain.data.records import SourceError
-from posttrain.data.traces.formats import OPENERS, ROW_BYTES, SUFFIXES, Item, numbered, read_items, suffix
+from posttrain.data.traces.formats import OPENERS, SUFFIXES, Item, numbered, read_items, suffix
 
 BATCH_BYTES = 4 * 2**20  # of lines: one unit of work, and what an interruption repeats
 BATCH_ROWS = 2**16  # of short lines, each of which takes a kilobyte while it is worked on

@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor
 
 from posttrain import atomic, lineage
 from posttrain.data.sources.omcq import stream_items
 from posttrain.errors import PosttrainError
+from posttrain.locks import locked_file
 
 BATCH = 4096  # sentences tokenised at once
+HEAD = {"knowledge_num": int, "knowledge_length": int, "digest": str, "mappings_digest": str, "updated_from": list}
+HEAD_BYTES = 2**20  # of the mapping's first line
 Encode = Callable[[list[str]], list[list[int]]]
 
 
@@ -158,9 +162,13 @@ def read_metadata(cache: Path) -> dict[str, Any]:
         return {}
     try:
         with path.open(encoding="utf-8") as file:
-            return json.loads(file.readline().rstrip().removesuffix(",") + "}")["metadata"]
-    except (OSError, ValueError, KeyError) as error:
+            metadata = json.loads(file.readline(HEAD_BYTES).rstrip().removesuffix(",") + "}")["metadata"]
+        wrong = [name for name, kind in HEAD.items() if name in metadata and not isinstance(metadata[name], kind)]
+        if wrong:
+            raise ValueError(f"{wrong[0]}: {metadata[wrong[0]]!r}: expected {HEAD[wrong[0]].__name__}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BankError(f"{path}: not the mapping of a bank ({error}); build it again") from error
+    return metadata
 
 
 def load_bank(cache: Path, shape: BankShape) -> Tensor:
@@ -170,7 +178,7 @@ def load_bank(cache: Path, shape: BankShape) -> Tensor:
     try:
         bank = torch.load(cache, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file leads torch to
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0][:200]
         raise BankError(f"{cache}: not a tensor that torch.save wrote ({reason}); build it again") from error
     check_bank(bank, shape, str(cache))
     digest, expected = bank_digest(bank), read_metadata(cache).get("digest")
@@ -184,19 +192,45 @@ def load_bank(cache: Path, shape: BankShape) -> Tensor:
 
 def write_bank(cache: Path, bank: Tensor, mappings: list[dict[str, Any]], metadata: dict[str, Any]) -> None:
     """Write the mapping and last the bank, so that a bank on disk always has its mapping."""
-    cache.unlink(missing_ok=True)
     head = {
         "total_entries": len(mappings),
         "knowledge_num": bank.shape[0],
         "knowledge_length": bank.shape[1],
         "digest": bank_digest(bank),
+        "mappings_digest": _lines_digest(_mapping_lines(mappings)),
         **metadata,
         "generation_time": lineage.now(),
     }
-    with atomic.writing(mapping_path(cache)) as file:
-        file.write(f'{{"metadata": {json.dumps(head, ensure_ascii=False)},\n"mappings": ['.encode())
-        for number, entry in enumerate(mappings):
-            file.write((",\n" if number else "\n").encode() + json.dumps(entry, ensure_ascii=False).encode())
-        file.write(b"\n]}\n")
-    with atomic.writing(cache) as file:
-        torch.save(bank, file)
+    with locked_file(cache):
+        cache.unlink(missing_ok=True)
+        with atomic.writing(mapping_path(cache)) as file:
+            file.write(f'{{"metadata": {json.dumps(head, ensure_ascii=False)},\n'.encode())
+            file.writelines(_mapping_lines(mappings))
+        with atomic.writing(cache) as file:
+            torch.save(bank, file)
+
+
+def check_mapping(cache: Path) -> Path:
+    """The mapping beside a cache; raises BankError where it was changed since it was written. Old ones cannot tell."""
+    path, expected = mapping_path(cache), read_metadata(cache).get("mappings_digest")
+    if expected is not None:
+        with path.open("rb") as file:
+            file.readline()
+            digest = _lines_digest(file)
+        if digest != expected:
+            raise BankError(f"{path}: changed after it was written; build it again")
+    return path
+
+
+def _mapping_lines(mappings: list[dict[str, Any]]) -> Iterator[bytes]:
+    yield b'"mappings": [\n'
+    for number, entry in enumerate(mappings, start=1):
+        yield json.dumps(entry, ensure_ascii=False).encode() + (b",\n" if number < len(mappings) else b"\n")
+    yield b"]}\n"
+
+
+def _lines_digest(lines: Iterable[bytes]) -> str:
+    digest = xxhash.xxh3_128()
+    for line in lines:
+        digest.update(line)
+    return digest.hexdigest()

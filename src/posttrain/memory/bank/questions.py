@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ijson
-
+from posttrain.data.json_text import ROW_BYTES, JsonText
 from posttrain.data.rows import row_id
 from posttrain.data.sources.omcq import conversation, stream_items
 from posttrain.data.traces.shapes import Shape, ShapeError, read_trace
@@ -98,13 +97,22 @@ def facts_by_uuid(mapping: Path, uuids: set[str]) -> dict[str, Fact]:
     facts: dict[str, Fact] = {}
     try:
         with mapping.open("rb") as file:
-            for entry in ijson.items(file, "mappings.item"):
+            for entry in _mapping_entries(JsonText(file, ROW_BYTES)):
                 if entry["uuid"] in uuids and entry["uuid"]:
                     fact = Fact(entry["database_index"], entry["sentence"], entry["subject"], entry["object"])
                     facts.setdefault(entry["uuid"], fact)
-    except (OSError, ijson.JSONError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise PosttrainError(f"{mapping}: not the mapping of a bank ({error}); build it again") from error
     return facts
+
+
+def _mapping_entries(text: JsonText) -> Iterator[Any]:
+    for key in text.fields():
+        if key == "mappings":
+            yield from map(json.loads, text.items())
+        else:
+            text.value()
+    text.end()
 
 
 def option_object(choice: str) -> str:

@@ -21,6 +21,7 @@ from posttrain.memory.bank.cache import (
     Fact,
     as_fact,
     bank_digest,
+    check_mapping,
     mapping_path,
     write_bank,
 )
@@ -58,9 +59,12 @@ def as_change(record: Any, where: str) -> Change:
 def read_mappings(cache: Path) -> list[Mapping]:
     """What lies in each filled row of a bank."""
     try:
-        return json.loads(mapping_path(cache).read_text(encoding="utf-8"))["mappings"]
-    except (OSError, ValueError, KeyError) as error:
+        mappings = json.loads(check_mapping(cache).read_text(encoding="utf-8"))["mappings"]
+        if not all(isinstance(entry["database_index"], int) and isinstance(entry["uuid"], str) for entry in mappings):
+            raise ValueError("expected entries with a database_index and a uuid")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BankError(f"{mapping_path(cache)}: not the mapping of a bank ({error}); build it again") from error
+    return mappings
 
 
 def apply_changes(

@@ -14,7 +14,7 @@ from trl import GRPOConfig, ModelConfig
 from posttrain.console import say
 from posttrain.data.manifest import split_path
 from posttrain.data.prompts import render_prompt
-from posttrain.data.rows import by_content, read_parquet
+from posttrain.data.rows import QUESTIONS, by_content, read_parquet
 from posttrain.errors import PosttrainError
 from posttrain.generation.slots import SlotEngine
 from posttrain.generation.vllm import server
@@ -63,10 +63,10 @@ def build_arguments(recipe: Recipe, hardware: Hardware) -> GRPOConfig:
 def load_prompts(options: GrpoOptions, manifest: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Prompts:
     """The train split's questions as text the model continues, and validation questions for the guard."""
     directory = Path(options.dataset_name)
-    rows = by_content(read_parquet(split_path(directory, manifest, "train")), options.num_train_examples)
+    rows = by_content(read_parquet(split_path(directory, manifest, "train"), QUESTIONS), options.num_train_examples)
     guarded = options.guard_steps > 0
     guard = (
-        by_content(read_parquet(split_path(directory, manifest, "validation")), options.guard_prompts)
+        by_content(read_parquet(split_path(directory, manifest, "validation"), QUESTIONS), options.guard_prompts)
         if guarded
         else []
     )
