@@ -70,7 +70,7 @@ def everything(directory: Path) -> object:
     return manifest, [read_parquet(path) for path in splits], ids
 
 
-@pytest.mark.parametrize("flips", [50])
+@pytest.mark.parametrize("flips", [50, pytest.param(200, marks=pytest.mark.exhaustive)])
 def test_a_bit_of_a_dataset(dataset, tmp_path, flips):
     chance, expected, noticed = random.Random(flips), everything(dataset), 0
     names = sorted(path.name for path in dataset.iterdir() if path.name != "dropped.parquet" and path.is_file())
@@ -86,7 +86,7 @@ def test_a_bit_of_a_dataset(dataset, tmp_path, flips):
     assert noticed > 0.9 * flips
 
 
-@pytest.mark.parametrize("flips", [20])
+@pytest.mark.parametrize("flips", [20, pytest.param(200, marks=pytest.mark.exhaustive)])
 def test_a_bit_of_a_cached_part(dataset, tmp_path, capsys, flips):
     chance, lines, work = random.Random(flips), write_lines(tmp_path), tmp_path / "work"
     (part,) = parts_of(lines, work)

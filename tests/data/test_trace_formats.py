@@ -267,6 +267,14 @@ def as_parquet() -> bytes:
     return sink.getvalue()
 
 
+def test_a_column_whose_name_is_no_text_ends_the_file(tmp_path):
+    content = as_parquet()
+    assert content.count(b"question") > 1
+    (tmp_path / "a.parquet").write_bytes(content.replace(b"question", b"\x89uestion"))
+    with pytest.raises(SourceError, match="cannot be read to its end"):
+        items(tmp_path / "a.parquet")
+
+
 LINES = (json.dumps(ROW) + "\n").encode() * 3
 ARRAY = json.dumps({"data": [ROW] * 3}).encode()
 VALID = {
