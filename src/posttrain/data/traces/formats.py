@@ -43,7 +43,7 @@ def read_items(path: Path, row_bytes: int) -> Iterator[Item]:
         raise SourceError(
             f"{path}: {error}; if it is meant so, raise the bound: --max-row-mb, {row_bytes / 2**20:g} now"
         ) from error
-    except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
+    except (EOFError, OSError, ValueError, RuntimeError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not what is in the file
             raise
         # What was complete stays: the batches before this point are on disk.
