@@ -1,13 +1,19 @@
 """A dataset is what its manifest says, or it is refused."""
 
 import json
+import subprocess
+import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from posttrain.data.manifest import ManifestError, Source, check_dataset, write_dataset
 from posttrain.data.rows import by_content, chat_row, read_parquet, row_id, text_row
+from posttrain.errors import PosttrainError
+from posttrain.locks import LockError
 
 SOURCE = Source(id="test", licence="CC0")
 
@@ -61,6 +67,73 @@ def test_a_manifest_that_is_none(dataset, text):
 def test_an_empty_split_leaves_what_was_there(dataset):
     with pytest.raises(ManifestError, match="split validation would have no rows"):
         write_dataset(dataset, {"validation": []}, SOURCE, 0, {"no_gold": 3}, None)
+    check_dataset(dataset)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+FIELDS = ["schema", "columns", "source", "counts", "tokens", "files", "digest", "seed"]
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(FIELDS), VALUES, st.sampled_from([1, 2]))
+def test_a_changed_field_is_noticed_or_changes_nothing(dataset, field, value, schema):
+    path = dataset / "manifest.json"
+    content = path.read_bytes()
+    manifest = json.loads(content)
+    try:
+        path.write_text(json.dumps(manifest | {"schema": schema} | {field: value}))
+        found = check_dataset(dataset)
+        assert manifest == found or found["schema"] == 1  # which had no digest of its own
+    except ManifestError as error:
+        assert "\n" not in str(error)
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["../train.parquet", "a/b.parquet", "/etc/passwd", ""])
+def test_a_manifest_names_no_file_elsewhere(dataset, name):
+    path = dataset / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"] = {name: manifest["files"]["train.parquet"]}
+    path.write_text(json.dumps(manifest | {"schema": 1}))
+    with pytest.raises(ManifestError, match="expected the name of a file beside it"):
+        check_dataset(dataset)
+
+
+@pytest.mark.parametrize(
+    ("columns", "needed", "said"),
+    [
+        ({"id": ["a"]}, ("prompt",), "has no column 'prompt', only id"),
+        ({"prompt": ["text"]}, ("prompt",), r"column 'prompt': expected list<.*found string"),
+        ({"answer": [1]}, ("answer",), "column 'answer': expected string, found int64"),
+        ({"answer": ["1", None]}, ("answer",), "1 of 2 rows hold nothing"),
+        ({"prompt": [[{"role": "user"}]]}, ("prompt",), "column 'prompt': expected list<"),
+    ],
+)
+def test_a_file_of_other_columns_is_one_line(tmp_path, columns, needed, said):
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(PosttrainError, match=said):
+        read_parquet(tmp_path / "a.parquet", needed)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(PosttrainError, match="not a parquet file"):
+        read_parquet(tmp_path / "a.parquet", needed)
+
+
+def test_a_directory_has_one_writer_and_keeps_no_file_of_the_dataset_before(dataset):
+    (dataset / "train.ids.parquet").write_bytes(b"of other rows")
+    (dataset / ".train.parquet.7.ab.tmp").write_bytes(b"of a killed command")
+    write_dataset(dataset, {"test": [chat_row("q", "s", "1", "test")]}, SOURCE, 0, {}, None)
+    assert sorted(path.name for path in dataset.iterdir()) == [".lock", "manifest.json", "test.parquet"]
+    hold = "import sys, time; from pathlib import Path; from posttrain.locks import lock; lock(Path(sys.argv[1])); print(flush=True); time.sleep(60)"  # noqa: E501
+    with subprocess.Popen([sys.executable, "-c", hold, str(dataset)], stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(LockError, match="still writing there"):
+            write_dataset(dataset, {"test": [chat_row("q", "s", "2", "test")]}, SOURCE, 0, {}, None)
+        holder.kill()
     check_dataset(dataset)
 
 

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from posttrain.data.json_text import JsonError, JsonText
 from posttrain.data.records import SourceError
 from posttrain.data.traces.formats import read_items
-from posttrain.data.traces.inputs import find_inputs
 
 ROW = {"question": "1+1?", "response": "\\boxed{2}"}
 BOUND = 2**20
@@ -233,24 +232,44 @@ def test_no_bytes_are_anything_but_json_or_a_named_fault(content):
     assert found == json.loads(content.decode("utf-8-sig", "surrogateescape"))
 
 
-@settings(max_examples=200)
-@given(
-    name=st.sampled_from(
-        ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.json.zst", "a.csv.bz2", "a.json.xz"]
-    ),
-    content=st.binary(max_size=200), valid=st.booleans(), place=st.integers(0, 10**6), byte=st.integers(0, 255),
-)  # fmt: skip
-def test_no_file_ends_in_a_traceback(tmp_path_factory, name, content, valid, place, byte):
-    directory = tmp_path_factory.mktemp("fuzz")
-    if valid:
-        content = bytearray(VALID[name]())
-        content[place % len(content)] = byte
-    (directory / name).write_bytes(content)
+FILES = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(
+            ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.json.zst", "a.csv.bz2", "a.json.xz"]
+        ),
+        "content": st.none() | st.binary(max_size=200),  # None: a sound file, changed
+        "changes": st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=3),
+    }
+)
+
+
+def read_or_refuse(directory: Path, name: str, content: bytes | None, changes: list[tuple[int, int]]) -> None:
+    """Every row of a file is an item, or one line says what ended the file."""
+    if content is None:
+        changed = bytearray(VALID[name]())
+        for place, byte in changes:
+            changed[place % len(changed)] = byte
+        content = bytes(changed)
+    path = directory / name
+    path.write_bytes(content)
     try:
-        for number, line in find_inputs([directory])[0].items():
+        for number, line in read_items(path, 4096):
             assert number >= 1 and isinstance(line, bytes | str)
     except SourceError as error:
-        assert str(directory / name) in str(error) and "\n" not in str(error)
+        assert str(path) in str(error) and "\n" not in str(error)
+
+
+@settings(max_examples=200)
+@given(file=FILES)
+def test_no_file_ends_in_a_traceback(tmp_path_factory, file):
+    read_or_refuse(tmp_path_factory.mktemp("fuzz"), **file)
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=30_000)
+@given(file=FILES)
+def test_no_file_of_thirty_thousand_ends_in_a_traceback(tmp_path_factory, file):
+    read_or_refuse(tmp_path_factory.getbasetemp(), **file)
 
 
 def as_csv() -> bytes:

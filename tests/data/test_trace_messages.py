@@ -165,9 +165,10 @@ COLUMNS = st.sampled_from([
 ])  # fmt: skip
 
 
-@settings(max_examples=400)
-@given(record=st.dictionaries(COLUMNS, ODD, max_size=6))
-def test_any_row_is_a_trace_or_a_named_fault(record):
+ROWS = st.dictionaries(COLUMNS, ODD, max_size=6)
+
+
+def is_trace_or_fault(record: dict) -> None:
     try:
         found = trace(record, Shape(rate_column="rate"))
     except ShapeError:
@@ -175,3 +176,16 @@ def test_any_row_is_a_trace_or_a_named_fault(record):
     assert found.prompt[-1]["role"] == "user" and isinstance(found.response, str)
     assert all(isinstance(message["content"], str) for message in found.prompt)
     assert found.gold is None or 0 < len(found.gold) <= 2000
+
+
+@settings(max_examples=400)
+@given(record=ROWS)
+def test_any_row_is_a_trace_or_a_named_fault(record):
+    is_trace_or_fault(record)
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=50_000)
+@given(record=ROWS)
+def test_any_row_of_fifty_thousand_is_a_trace_or_a_named_fault(record):
+    is_trace_or_fault(record)

@@ -146,7 +146,7 @@ def _fault(manifest: Any) -> str | None:
     if not {"id", "licence"} <= set(manifest["source"]):
         return "source: expected id and licence"
     for name, entry in manifest["files"].items():
-        if Path(name).name != name or not isinstance(entry, dict):
+        if not name or Path(name).name != name or not isinstance(entry, dict):
             return f"files: {name!r}: expected the name of a file beside it, with rows and sha256"
         if not isinstance(entry.get("rows"), int) or not isinstance(entry.get("sha256"), str):
             return f"files: {name!r}: expected rows and sha256"
