@@ -123,6 +123,8 @@ def test_golds_of_every_form_and_below_other_columns():
     assert trace(PAIR | {"answer": {"value": "16"}}, Shape(gold_column="answer.value")).gold == "16"
     assert trace(PAIR | {"a.b": "3", "a": {"b": "4"}}, Shape(gold_column="a.b")).gold == "3"
     assert trace(PAIR | {"meta": {"rate": 0.5}}, Shape(rate_column="meta.rate")).rate == 0.5
+    bare = trace({"question": "q", "answer": "5"}, Shape(None, "It is \\boxed{{answer}}.", "answer"))
+    assert (bare.response, bare.gold) == ("It is \\boxed{5}.", "5")
     found = trace(PAIR | {"answer": {"value": "16"}})
     assert found.gold is None and "an object with the fields value" in found.gold_fault
     assert (
