@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.console import counted, header, say, warn
 from posttrain.data.json_text import ROW_BYTES
 from posttrain.data.manifest import clear, write_manifest
 from posttrain.data.traces import selection, writer
@@ -34,6 +35,7 @@ from posttrain.data.traces.steps import (
     fault_lines,
     find_source,
     first_detail,
+    header_facts,
     unread_columns_of,
     unread_lines,
 )
@@ -53,6 +55,7 @@ def main() -> None:
     index = build_index(arguments.decontaminate, arguments.data_dir)
     settings, limits = settings_of(arguments, source.id), limits_of(arguments)
     work = arguments.work_dir or arguments.out.parent / ".filter_traces"
+    say(f"filter_traces → {arguments.out}\n{header(header_facts(inputs, settings, arguments.processes))}")
     with tempfile.TemporaryDirectory() if arguments.dry_run else nullcontext(work) as directory:
         # 1. Every row by itself: parsed, rendered, tokenised, checked.
         parts, read_bytes, key = all_parts(inputs, settings, index, Path(directory), arguments)
@@ -73,7 +76,7 @@ def main() -> None:
         files = writer.write_files(arguments.out, parts, read_bytes, table, split, key, arguments.keep_dropped)
         about = facts(settings, limits, index, key, table, split) | {"columns_not_read": unread}
         write_manifest(arguments.out, files, source, about)
-        print(f"{arguments.out}: {', '.join(f'{n} {name}' for name, n in kept.items())}")
+        say(f"{arguments.out}: {counted(kept)}")
 
 
 def tell_faults(parts: list[Path], inputs: list[Input], table: selection.Table, strict: bool) -> None:
@@ -87,9 +90,9 @@ def tell_faults(parts: list[Path], inputs: list[Input], table: selection.Table, 
 def tell_counts(table: selection.Table, split: np.ndarray, wanted: int | None) -> dict[str, int]:
     """Print what became of the rows; returns the number that is kept of each split."""
     kept = {name: int((split == number).sum()) for number, name in enumerate(selection.SPLITS)}
-    print(report(len(table.code), selection.counts(table), kept))
+    say(report(len(table.code), selection.counts(table), kept))
     if wanted is not None and sum(kept.values()) < wanted:
-        print(f"{sum(kept.values())} rows are all there are, not the {wanted} of --n", file=sys.stderr)
+        warn(f"{sum(kept.values())} rows are all there are, not the {wanted} of --n")
     return kept
 
 

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from posttrain.console import counted
 from posttrain.data.benchmark_rows import check_golds
 from posttrain.data.manifest import write_dataset
 from posttrain.data.records import local_source, read_hub, read_json_lines
@@ -38,7 +39,7 @@ def main() -> None:
     if arguments.tokenizer:
         splits = gsm8k.count_tokens(splits, arguments.tokenizer)
     manifest = write_dataset(arguments.out, splits, source, None, dropped, arguments.tokenizer)
-    print(f"{arguments.out}: kept {manifest['counts']['kept']}, dropped {dropped}")
+    print(f"{arguments.out}: kept {counted(manifest['counts']['kept'])}; dropped {counted(dropped)}")
 
 
 def parse_arguments() -> argparse.Namespace:

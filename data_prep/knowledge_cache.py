@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from posttrain.console import counted
 from posttrain.data.records import read_json_lines
 from posttrain.errors import run_script
 from posttrain.locks import lock
@@ -64,7 +65,7 @@ def read_source(arguments: argparse.Namespace) -> Iterator[Fact]:
     triples = read_json_lines(arguments.triples)
     without = Counter(triple.get("relation") for triple in triples if triple.get("relation") not in patterns)
     if without:
-        print(f"left out, as {arguments.patterns} has no pattern for their relation: {dict(without)}")
+        print(f"left out, as {arguments.patterns} has no pattern for their relation: {counted(without)}")
     return facts_of_triples((triple for triple in triples if triple.get("relation") in patterns), patterns)
 
 

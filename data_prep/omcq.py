@@ -12,6 +12,7 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
+from posttrain.console import counted
 from posttrain.data.records import read_json_lines
 from posttrain.data.sources.omcq import convert, generate, read_triples, write_questions
 from posttrain.errors import PosttrainError, run_script
@@ -32,7 +33,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         triples = read_triples(read_json_lines(arguments.triples), arguments.triples)
         questions, dropped = generate(triples, arguments.seed)
         write_questions(arguments.input, questions)
-        print(f"{arguments.input}: {len(questions)} questions of {len(triples)} triples, dropped {dict(dropped)}")
+        print(f"{arguments.input}: {len(questions)} questions of {len(triples)} triples, dropped {counted(dropped)}")
     converted, skipped = convert(arguments.input, arguments.output, arguments.max_samples)
     print(f"{arguments.output}: converted {converted}, skipped {skipped}")
 

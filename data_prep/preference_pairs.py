@@ -12,6 +12,7 @@ pair anew.
 import argparse
 from pathlib import Path
 
+from posttrain.console import counts_line
 from posttrain.errors import run_script
 from posttrain.pipelines.preference_data import audit_pairs, write_outcomes, write_pairs
 
@@ -25,7 +26,7 @@ def main() -> None:
         counts = write_outcomes(arguments.samples, arguments.out, arguments.validation)
     else:
         counts = write_pairs(arguments.samples, arguments.out, arguments.validation, arguments.max_per_question)
-    print(f"{arguments.out}: {counts}")
+    print(f"{arguments.out}: {counts_line(counts)}")
 
 
 def parse_arguments() -> argparse.Namespace:

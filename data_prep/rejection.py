@@ -10,6 +10,7 @@ anew and fails unless all are correct.
 import argparse
 from pathlib import Path
 
+from posttrain.console import counts_line
 from posttrain.errors import run_script
 from posttrain.pipelines.candidates import ACCEPTS, CORRECT_SCORE, SELECTS, Rule, audit_dataset, write_selection
 
@@ -22,7 +23,7 @@ def main() -> None:
         return
     rule = Rule(arguments.accept, arguments.select, arguments.threshold, arguments.max_per_question)
     counts = write_selection(arguments.rollouts, rule, arguments.out)
-    print(f"{arguments.out}: {counts}")
+    print(f"{arguments.out}: {counts_line(counts)}")
 
 
 def parse_arguments() -> argparse.Namespace:

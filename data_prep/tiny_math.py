@@ -10,6 +10,7 @@ Held-out sets never share a question with training; `test_large` holds numbers a
 import argparse
 from pathlib import Path
 
+from posttrain.console import counted
 from posttrain.data.manifest import Source, write_dataset
 from posttrain.data.sources import tiny_tokenizer, tiny_world
 from posttrain.data.tokenise import open_tokenizer
@@ -29,10 +30,10 @@ def main() -> None:
         tiny_tokenizer.write_init(arguments.tokenizer_dir, datasets["tiny_text"]["train"], problems["train"])
     tokenizer = open_tokenizer(arguments.tokenizer)
     for name, splits in datasets.items():
-        counted = {split: tiny_tokenizer.count_tokens(rows, tokenizer) for split, rows in splits.items()}
+        sized = {split: tiny_tokenizer.count_tokens(rows, tokenizer) for split, rows in splits.items()}
         directory = arguments.out / name
-        manifest = write_dataset(directory, counted, SOURCE, arguments.seed, {}, str(arguments.tokenizer))
-        print(f"{directory}: {manifest['counts']['kept']}")
+        manifest = write_dataset(directory, sized, SOURCE, arguments.seed, {}, str(arguments.tokenizer))
+        print(f"{directory}: {counted(manifest['counts']['kept'])}")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -13,11 +13,13 @@ import itertools
 from pathlib import Path
 
 from posttrain import atomic
+from posttrain.console import header, say
 from posttrain.data.benchmarks import load_benchmarks
 from posttrain.errors import run_script
 from posttrain.evaluation import best_of_n
 from posttrain.evaluation.comparison import ComparisonError
 from posttrain.evaluation.results import METRICS_FILE
+from posttrain.hardware import machine_facts
 from posttrain.models.source import check_model
 
 OUTPUT_FILE = "best_of_n.json"
@@ -39,6 +41,7 @@ def main() -> None:
 
     # 2. A reward for every sample, and the best of each question.
     model = RewardModel(arguments.reward_model, arguments.batch_size)
+    say(f"best_of_n {arguments.reward_model} → {arguments.samples / OUTPUT_FILE}\n{header(machine_facts(model.model))}")
     outcomes, chosen = {}, {}
     for name, (sampled, greedy) in pairs.items():
         rewards = model.score(questions[name], sampled.questions)
@@ -52,7 +55,7 @@ def main() -> None:
         results.append(best_of_n.compare("together", *together))
     record = {"reward_model": arguments.reward_model, "results": [dataclasses.asdict(r) for r in results]}
     atomic.write_json(arguments.samples / OUTPUT_FILE, {**record, "chosen": chosen})
-    print(best_of_n.table(results))
+    say(best_of_n.table(results))
 
 
 def parse_arguments() -> argparse.Namespace:

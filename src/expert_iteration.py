@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from posttrain import lineage
+from posttrain.console import header, say
 from posttrain.data.benchmarks import load_benchmarks
 from posttrain.data.manifest import check_dataset
 from posttrain.errors import run_script
@@ -35,6 +36,8 @@ def main() -> None:
         run.output_dir, identity, {"recipe": {"path": recipe.path, "text": recipe.text}}
     )
 
+    say(f"expert_iteration {recipe.path} → {run.output_dir}\n{header(expert_iteration.facts(run))}")
+
     # 2. Round 0 evaluates the start; each further round samples, selects, trains and evaluates.
     records = []
     for number in range(options.num_rounds + 1):
@@ -43,7 +46,7 @@ def main() -> None:
 
     # 3. The last weights under the name that every run has, then the record that says the run is whole.
     expert_iteration.finish(run, record, records)
-    print(f"{round_summary.table(records)}\n→ {run.output_dir}, weights {run.output_dir / 'final'}")
+    say(f"{round_summary.table(records)}\n→ {run.output_dir}, weights {run.output_dir / 'final'}")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain import atomic
+from posttrain.console import Progress, header, plural, say
 from posttrain.data.rows import row_id
 from posttrain.errors import PosttrainError, check_writable, run_script
+from posttrain.hardware import machine_facts
 from posttrain.lineage import code_state
 from posttrain.memory.bank.cache import check_mapping
 from posttrain.memory.bank.questions import Fact, Question, facts_by_uuid, read_questions
@@ -29,6 +31,7 @@ def main() -> None:
     out = arguments.out or Path("evals") / evaluation_name(str(arguments.memory)) / "memory"
     check_writable(out)
     questions = read_limited(arguments.questions, arguments.limit)
+    say(f"memory_eval {arguments.memory} → {out}")
 
     from posttrain.memory import evaluation
     from posttrain.memory.inference import open_reader
@@ -36,6 +39,7 @@ def main() -> None:
     reader = open_reader(arguments.memory, arguments.model, arguments.cache)
     facts = facts_by_uuid(check_mapping(reader.cache), {question.uuid for question in questions})
     pairs = [(question, facts.get(question.uuid, Fact())) for question in questions]
+    say(header({"asked": f"{plural(len(pairs), 'question')} with each bank", **machine_facts(reader.model)}))
     summaries = evaluate_banks(arguments, reader, pairs, out / "samples.jsonl")
     prompts = [reader.prompt_ids(question.content) for question in questions]
     table = evaluation.table(summaries)
@@ -52,7 +56,7 @@ def main() -> None:
             "usage": evaluation.usage(reader, prompts, arguments.batch_size),
         },
     )
-    print(f"{table}\n{out}/banks.json")
+    say(f"{table}\n→ {out}/banks.json")
 
 
 def evaluate_banks(
@@ -65,7 +69,9 @@ def evaluate_banks(
     with atomic.writing(path) as samples:
         for name in arguments.banks:
             what = evaluation.experiment(name, reader, pairs, arguments.seed)
-            records = evaluation.run(reader, what, arguments.batch_size, arguments.max_new_tokens)
+            progress = Progress(f"{name} bank", "questions", len(what.asked))
+            records = evaluation.run(reader, what, arguments.batch_size, arguments.max_new_tokens, progress)
+            progress.close()
             for record in records:
                 samples.write((json.dumps({"bank": name, **record}, ensure_ascii=False) + "\n").encode())
             summaries[name] = evaluation.summarise(records) | {"left_out": len(pairs) - len(records)}

@@ -9,9 +9,10 @@ Each run and evaluation is a command that is printed and can be run by hand. The
 import argparse
 from pathlib import Path
 
+from posttrain.console import header, say
 from posttrain.errors import check_writable, run_script
 from posttrain.locks import lock
-from posttrain.pipelines.study.study import REPORT, check_finished, read_study, run_study
+from posttrain.pipelines.study.study import REPORT, check_finished, facts, read_study, run_study
 from posttrain.pipelines.study.study_report import write_report
 
 
@@ -28,8 +29,9 @@ def main() -> None:
         check_finished(study)
     else:
         lock(output_dir)
+        say(f"study {arguments.study} → {output_dir}\n{header(facts(study))}")
         run_study(study, [gpu for gpu in arguments.gpus.split(",") if gpu])
-    print(f"{write_report(study, output_dir / REPORT)}→ {output_dir / REPORT}")
+    say(f"{write_report(study, output_dir / REPORT)}→ {output_dir / REPORT}")
 
 
 if __name__ == "__main__":

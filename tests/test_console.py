@@ -2,13 +2,24 @@
 
 import io
 import logging
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain import console
-from posttrain.console import Progress, clock, header, machine_line, plural, progress_line
+from posttrain.console import (
+    Progress,
+    clock,
+    command_line,
+    counted,
+    counts_line,
+    header,
+    machine_line,
+    plural,
+    progress_line,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +41,25 @@ def test_a_header_is_aligned_and_leaves_out_what_is_empty():
     assert header({"model": "tiny", "resumes": "", "machine": "CPU"}) == "  model    tiny\n  machine  CPU"
     assert header({"model": "tiny\nfrozen", "data": "x"}) == "  model  tiny\n         frozen\n  data   x"
     assert header({}) == ""
+
+
+def test_counts_in_words():
+    assert counted({"train": 600, "validation": 200, "dropped": 0}) == "600 train, 200 validation"
+    assert counted({}) == counted({"x": 0}) == "none"
+    nested = {"read": 1200, "dropped": {"not_accepted": 905, "repeated": 0}, "kept": {"train": 210}}
+    assert counts_line(nested) == "1,200 read; dropped: 905 not_accepted; kept: 210 train"
+    assert counts_line({"dropped": {}}) == "dropped: none"
+
+
+def test_a_command_is_shown_as_a_person_types_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        command_line([sys.executable, f"{tmp_path}/src/eval.py", "/data/a b.yaml"])
+        == "python src/eval.py '/data/a b.yaml'"
+    )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "cpu.yaml", f"{tmp_path}/src/sft.py"]
+    assert command_line(launch) == "accelerate launch --config_file cpu.yaml src/sft.py"
+    assert command_line(["vllm", "serve", str(tmp_path)]) == f"vllm serve {tmp_path}"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +153,8 @@ def test_other_processes_say_nothing(no_pause, monkeypatch, capsys, stream):
     told = stream()
     work(told)
     console.say("x")
-    assert told.getvalue() == capsys.readouterr().out == ""
+    console.warn("x")
+    assert told.getvalue() == "" and capsys.readouterr() == ("", "")
 
 
 def test_only_known_noise_is_held_back_and_can_be_shown(monkeypatch, caplog):

@@ -6,9 +6,11 @@ process says anything.
 
 import logging
 import os
+import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
@@ -38,6 +40,24 @@ def say(text: str) -> None:
         sys.stdout.flush()
 
 
+def warn(text: str) -> None:
+    """Print `warning: text` on stderr, once and above the bar."""
+    if is_main_process():
+        tqdm.write(f"warning: {text}", file=sys.stderr)
+        sys.stderr.flush()
+
+
+def command_line(command: Sequence[str]) -> str:
+    """A command as a person would type it here: this Python is `python`, and paths below this directory are short."""
+    here = f"{Path.cwd()}/"
+    words = [word.removeprefix(here) for word in command]
+    if words[:3] == [sys.executable.removeprefix(here), "-m", "accelerate.commands.launch"]:
+        words = ["accelerate", "launch", *words[3:]]
+    elif words[:1] == [sys.executable.removeprefix(here)]:
+        words = ["python", *words[1:]]
+    return shlex.join(words)
+
+
 def can_draw(stream: TextIO) -> bool:
     """Whether a bar can stay in its place on `stream`: a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
@@ -61,6 +81,18 @@ def clock(seconds: float) -> str:
 def plural(n: int, noun: str) -> str:
     """`1 process`, `2 processes`, `1,200 rows`."""
     return f"{n:,} {noun}" + ("" if n == 1 else "es" if noun.endswith("s") else "s")
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """`600 train, 200 validation`; what is zero is left out, and nothing at all is `none`."""
+    return ", ".join(f"{n:,} {name}" for name, n in counts.items() if n) or "none"
+
+
+def counts_line(counts: Mapping[str, int | Mapping[str, int]]) -> str:
+    """A manifest's counts: `1,200 read; dropped: 905 not_accepted; kept: 210 train`."""
+    plain = {name: n for name, n in counts.items() if isinstance(n, int)}
+    grouped = [f"{name}: {counted(group)}" for name, group in counts.items() if not isinstance(group, int)]
+    return "; ".join([*([counted(plain)] if plain else []), *grouped])
 
 
 def machine_line(device: str, processes: int, threads: int, dtype: str, attention: str) -> str:
@@ -141,12 +173,12 @@ class Progress:
                 leave=False,
             )  # fmt: skip
 
-    def over(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The rows, each of them counted once it was dealt with."""
+    def over(self, rows: Iterable[Row], counted: bool = True) -> Iterator[Row]:
+        """The rows, each of them counted once it was dealt with, or by the caller where `counted` is false."""
         try:
             for row in rows:
                 yield row
-                self.advance()
+                self.advance(int(counted))
         finally:
             self.close()
 

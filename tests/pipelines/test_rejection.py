@@ -68,7 +68,7 @@ def test_out_of_memory_goes_on_with_half_the_batch_and_gives_advice(monkeypatch,
     stage = SamplingStage(None, None, SmallMemory(8, 2), None, [], [], 1, {})
     samples = list(stage._samples([[1]] * 6, set(), unheard))
     assert [(s.index, s.text) for s in samples] == [(0, "8"), (1, "4"), (2, "2"), (3, "2"), (4, "2"), (5, "2")]
-    assert capsys.readouterr().out.count("going on with half; shorten --max_new_tokens, or ask less at once") == 2
+    assert capsys.readouterr().err.count("going on with half; shorten --max_new_tokens, or ask less at once") == 2
     monkeypatch.setattr(sampling_stage, "HfSampler", lambda model, tokenizer, size: SmallMemory(size, 0))
     with pytest.raises(PosttrainError, match="at one completion at once"):
         list(stage._samples([[1]] * 6, set(), unheard))

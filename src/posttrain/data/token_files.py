@@ -9,7 +9,6 @@ token. Where any of them is another one, or the rows are, the file is not used, 
 import functools
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from posttrain.console import warn
 from posttrain.data.prompts import prompt_file
 
 SUFFIX = ".ids.parquet"
@@ -103,11 +103,11 @@ def read_ids(split: Path, key: str) -> Ids | None:
         print(f"{path}: not of this dataset, whose manifest does not list it: tokenising", file=sys.stderr)
         return None
     if (found := pq.read_schema(path).metadata.get(KEY, b"").decode()) != key:
-        print(f"{path}: made for another tokenizer, template or end ({found}, not {key}): tokenising", file=sys.stderr)
+        warn(f"{path}: made for another tokenizer, template or end ({found}, not {key}): tokenising")
         return None
     table = combined(pq.read_table(path))
     if table["id"] != pq.read_table(split, columns=["id"]).combine_chunks()["id"]:
-        print(f"{path}: made for other rows than {split.name} holds: tokenising", file=sys.stderr)
+        warn(f"{path}: made for other rows than {split.name} holds: tokenising")
         return None
     ids = table["input_ids"].chunk(0)
     offsets = np.asarray(ids.offsets, dtype=np.int64)

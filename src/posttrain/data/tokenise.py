@@ -7,7 +7,6 @@ import functools
 import importlib.util
 import itertools
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from posttrain import digests
+from posttrain.console import warn
 from posttrain.errors import PosttrainError
 
 Tokenise = Callable[[list[str]], list[np.ndarray]]
@@ -104,7 +104,7 @@ class FastTokens:
     def distrust(self, why: str) -> None:
         """Say why, and tokenise with the real one from here on."""
         self.fast = None
-        print(f"fastokens {why}: using the tokenizer itself", file=sys.stderr)
+        warn(f"fastokens {why}: using the tokenizer itself")
 
 
 def spelled(tokenizer: Any, rows: list[np.ndarray]) -> list[bytes]:

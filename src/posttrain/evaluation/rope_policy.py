@@ -4,7 +4,6 @@ A model trained under a longer base mostly answers short questions better under 
 nothing in the weights says so; teacher-forced loss on validation rows of the run does.
 """
 
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain import lineage
+from posttrain.console import say, warn
 from posttrain.data.encode import Encoding, load_split
 from posttrain.data.manifest import split_path
 from posttrain.data.rows import read_parquet
@@ -47,7 +47,7 @@ def settle(policy: str, checkpoint: loading.Checkpoint, dtype: str) -> RopeChoic
         choice = replace(choice, overrides=own)
     theta, own = trained["rope_theta"], ropes["base"]["rope_theta"]
     change = f"restored rope_theta {theta:g} → {own:g}" if choice.used == "base" else f"kept rope_theta {theta:g}"
-    print(f"{checkpoint.name}: {change}: {choice.reason}", flush=True)
+    say(f"{checkpoint.name}: {change}: {choice.reason}")
     return choice
 
 
@@ -63,7 +63,7 @@ def decide(checkpoint: loading.Checkpoint, ropes: dict[str, dict[str, Any]], dty
         if record is None:
             return RopeChoice("base", "no training step was taken under the changed values")
         reason = "its run's validation rows are not here to measure by"
-        print(f"warning: {checkpoint.name}: {reason}; --rope base would restore", file=sys.stderr)
+        warn(f"{checkpoint.name}: {reason}; --rope base would restore")
         return RopeChoice("trained", reason)
     losses = {}
     for name, rope in ropes.items():

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from posttrain.console import Progress
 from posttrain.data.encode import IGNORED, encode_rows
 from posttrain.evaluation.estimates import in_percent, wilson_interval
 from posttrain.memory.bank.questions import OPTION, Fact, Question, option_object
@@ -77,7 +78,9 @@ def edited_experiment(reader: Reader, pairs: list[tuple[Question, Fact]], seed: 
     return Experiment(bank, asked)
 
 
-def run(reader: Reader, what: Experiment, batch_size: int, max_new_tokens: int) -> list[dict[str, Any]]:
+def run(
+    reader: Reader, what: Experiment, batch_size: int, max_new_tokens: int, progress: Progress
+) -> list[dict[str, Any]]:
     """A record of every question: its answer, how it was judged, and the rows that each layer read and looked at."""
     records = []
     with reader.memory.disabled() if what.bank is None else reader.memory.with_bank(what.bank):
@@ -88,6 +91,7 @@ def run(reader: Reader, what: Experiment, batch_size: int, max_new_tokens: int) 
             for asked, text, reading in zip(batch, texts, looked, strict=True):
                 likeliest = most_likely(reader, asked.question) if asked.question.choices else None
                 records.append(judged(asked, text, likeliest) | {"layers": reading})
+                progress.advance()
     return records
 
 

@@ -15,6 +15,7 @@ from transformers import (
 from trl import ModelConfig, RewardConfig, RewardTrainer, get_quantization_config
 
 from posttrain import lineage
+from posttrain.console import Progress
 from posttrain.data.encode import Encoding, encode_each, load_tokenizer
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
@@ -149,10 +150,13 @@ class RewardModel:
         """Rewards of whole sequences of ids, in their order; similar lengths are scored together."""
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         scores = [0.0] * len(sequences)
+        progress = Progress("scoring", "answers", len(order))
         for start in range(0, len(order), self.batch_size):
             places = order[start : start + self.batch_size]
             ids = {"input_ids": [sequences[i] for i in places]}
             batch = self.tokenizer.pad(ids, padding_side="right", return_tensors="pt").to(self.model.device)
             for place, score in zip(places, self.model(**batch).logits.squeeze(-1).float().tolist(), strict=True):
                 scores[place] = score
+            progress.advance(len(places))
+        progress.close()
         return scores

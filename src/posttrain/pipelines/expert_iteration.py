@@ -5,7 +5,6 @@ Dong et al., RAFT (arXiv 2304.06767), and Gulcehre et al., ReST (arXiv 2308.0899
 
 import json
 import os
-import shlex
 import sys
 import time
 from dataclasses import dataclass, fields
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 from posttrain import atomic, lineage, processes
+from posttrain.console import command_line, plural, say, warn
 from posttrain.data.benchmarks import benchmark_names
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.results import METRICS_FILE
@@ -144,11 +144,22 @@ def _write_recipe(path: Path, values: dict[str, Any]) -> Path:
     return path
 
 
+def facts(rounds: Rounds) -> dict[str, str]:
+    """Lines of the header."""
+    options, sampling = rounds.options, rounds.sampling
+    asked = "all questions" if sampling.num_questions is None else f"{sampling.num_questions:,} questions"
+    return {
+        "model": sampling.model_name_or_path,
+        "data": f"{sampling.dataset_name}, {asked} a round, {plural(sampling.num_candidates, 'answer')} each",
+        "rounds": f"{options.num_rounds}, each from the {options.start_from} weights; round 0 is the model as it is",
+    }
+
+
 def run_stage(stage: Stage, output_dir: Path) -> None:
     """Print and run a stage's command unless its output is whole; raises RoundError where it fails."""
     if stage.is_whole():
         return
-    print(f"$ {shlex.join(stage.command)}", flush=True)
+    say(f"$ {command_line(stage.command)}")
     began = time.perf_counter()
     with processes.running(stage.command) as process:
         code = process.wait()
@@ -175,7 +186,7 @@ def run_round(rounds: Rounds, number: int) -> dict[str, Any]:
         record |= sampled
         if not sampled["accepted"]:
             record["skipped"] = reason = nothing_accepted(directory / "rollouts")
-            print(f"warning: round {number} is skipped, nothing was accepted: {reason}", file=sys.stderr, flush=True)
+            warn(f"round {number} is skipped, nothing was accepted: {reason}")
         else:
             run_stage(rounds.select(number), rounds.output_dir)
             run_stage(rounds.train(number), rounds.output_dir)

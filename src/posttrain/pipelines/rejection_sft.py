@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import atomic, jsonl, lineage
+from posttrain.console import say
 from posttrain.data.benchmarks import benchmark_names
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.results import METRICS_FILE, read_metrics
@@ -82,7 +83,7 @@ class Console:
         self.path = path
 
     def say(self, line: str) -> None:
-        print(line, flush=True)
+        say(line)
         with self.path.open("a") as file:
             file.write(line + "\n")
 

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain import lineage
-from posttrain.console import say
+from posttrain.console import warn
 from posttrain.data.prompts import declared_prompt, render_prompt
 from posttrain.errors import PosttrainError
 from posttrain.generation.open_sampler import load_sampler
@@ -67,7 +67,7 @@ class SamplingStage:
                 batch_size = getattr(sampler, "batch_size", 1)
                 if batch_size < 2:
                     raise PosttrainError(f"out of memory at one completion at once ({error}); {ADVICE}") from error
-            say(f"warning: out of memory at {batch_size} completions at once, going on with half; {ADVICE}")
+            warn(f"out of memory at {batch_size} completions at once, going on with half; {ADVICE}")
             torch.cuda.empty_cache()
             sampler = HfSampler(self.model, self.tokenizer, batch_size // 2)
 

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.utils import logging as library_bars
 
-from posttrain.console import SECONDS_A_LINE, can_draw, clock, header, plural, say
+from posttrain.console import SECONDS_A_LINE, can_draw, clock, counted, header, plural, say
 from posttrain.hardware import machine_facts
 
 LINES = 5  # of a short run in a log file
@@ -42,10 +42,8 @@ def steps_line(args: Any, state: Any) -> str:
 
 def data_line(dataset: dict[str, Any]) -> str:
     """`data/tiny_math: 704 train, 56 validation, 3 too long left out`."""
-    used = [f"{n:,} {split}" for split, n in dataset["used"].items()]
-    dropped = dataset.get("dropped_too_long") or 0
-    too_long = sum(dropped.values()) if isinstance(dropped, dict) else dropped
-    return f"{dataset['path']}: {', '.join([*used, *([f'{too_long:,} too long left out'] if too_long else [])])}"
+    too_long = sum((dataset.get("dropped_too_long") or {}).values())
+    return f"{dataset['path']}: {counted(dataset['used'] | {'too long left out': too_long})}"
 
 
 def show_progress(trainer: Trainer) -> None:

@@ -2,15 +2,14 @@
 
 import argparse
 import dataclasses
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from tqdm import tqdm
 
+from posttrain.console import Progress, plural
 from posttrain.data import token_files
 from posttrain.data.manifest import HISTOGRAM_STEP, Source
 from posttrain.data.records import SourceError
@@ -22,6 +21,7 @@ from posttrain.data.traces.parts import Settings, read_part, unread_columns
 from posttrain.data.traces.workers import make_parts, make_parts_by_tasks
 from posttrain.errors import printable
 
+MB = 1_000_000
 BAD_LINES = 20  # named; all are counted
 
 
@@ -49,14 +49,24 @@ def all_parts(
         make_parts_by_tasks(inputs, settings, index, directory, arguments.tasks, processes, arguments.slurm)
     parts, read_bytes = [], 0
     sizes = [one.path.stat().st_size for one in inputs if one.path]
-    with tqdm(total=sum(sizes) or None, unit="B", unit_scale=True, desc="rows", file=sys.stderr) as progress:
-        for path, size in make_parts(inputs, settings, index, directory, processes):
-            parts.append(path)
-            read_bytes += size
-            progress.update(size)
+    progress = Progress("reading", "MB", sum(sizes) // MB)
+    for path, size in progress.over(make_parts(inputs, settings, index, directory, processes), counted=False):
+        parts.append(path)
+        read_bytes += size
+        progress.advance(read_bytes // MB - progress.done)
     if not parts:
         raise SourceError(f"{', '.join(one.name for one in inputs)}: no rows there; name inputs that hold some")
     return parts, read_bytes, key
+
+
+def header_facts(inputs: list[Input], settings: Settings, processes: int) -> dict[str, str]:
+    """Lines of the header."""
+    size = sum(one.path.stat().st_size for one in inputs if one.path)
+    return {
+        "data": f"{plural(len(inputs), 'input')}, {size / MB:,.1f} MB",
+        "asked": f"prompt {settings.prompt}, tokenizer {settings.tokenizer}",
+        "machine": f"CPU, {plural(processes, 'process')}",
+    }
 
 
 def bad_lines(parts: list[Path], inputs: list[Input]) -> list[str]:

@@ -15,6 +15,7 @@ import requests
 import torch
 
 from posttrain import processes
+from posttrain.console import say
 from posttrain.generation.vllm.server import LOOPBACK, ServerError, base_url, serve_command
 
 START_SECONDS = 1800  # a large model from a slow disk, compiled
@@ -46,7 +47,7 @@ def free_port() -> int:
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    print(f"starting vLLM at {url}, its output goes to {log}", flush=True)
+    say(f"starting vLLM at {url}, its output goes to {log}")
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:

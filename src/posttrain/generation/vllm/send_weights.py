@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.generation.vllm_client import VLLMClient
 
+from posttrain.console import say
 from posttrain.generation.sample import Decoding
 from posttrain.generation.samplers import HfSampler
 from posttrain.generation.vllm import canary, server
@@ -40,10 +41,9 @@ def send_weights(
     mean = _check_freshness(client, model, tokenizer, texts, name)
     same, asked = _greedy_agreement(url, client.model, model, tokenizer, texts)
     client.close_communicator()
-    print(
+    say(
         f"{url}: has the weights of {name}: log-probabilities within {mean:.1e} nats, greedy text equal on {same} of "
-        f"{asked} prompts",
-        flush=True,
+        f"{asked} prompts"
     )
     return client.model
 

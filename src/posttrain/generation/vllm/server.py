@@ -10,6 +10,7 @@ from typing import Any
 import requests
 from packaging.version import Version
 
+from posttrain.console import say
 from posttrain.errors import PosttrainError
 
 LOOPBACK = "127.0.0.1"
@@ -141,7 +142,7 @@ def wait_for_server(url: str, timeout_seconds: float, start: str) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             raise ServerError(f"{url}: no vLLM server after {timeout_seconds:.0f} s; start it: {start}")
-        print(f"waiting for the vLLM server at {url}, {left:.0f} s left", flush=True)
+        say(f"waiting for the vLLM server at {url}, {left:.0f} s left")
         time.sleep(min(PATIENCE, left))
 
 

@@ -3,7 +3,6 @@
 import itertools
 import os
 import queue
-import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from posttrain import atomic, digests, lineage, processes
+from posttrain.console import command_line, say
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.results import METRICS_FILE
 from posttrain.hardware import VARIABLE, find_config
@@ -89,6 +89,18 @@ def read_study(path: Path) -> Study:
         read_recipe([study.recipe, *train_arguments(study, name)], trainer_of(study))
     read_recipe([study.eval_recipe, *override_arguments(study.eval_override)], "eval")
     return study
+
+
+def facts(study: Study) -> dict[str, str]:
+    """Lines of the header."""
+    cells = study.cells()
+    done = sum(is_trained(study, name) for name in cells)
+    varied = ", ".join(study.grid) or "variants"
+    return {
+        "model": recipe_value(study, "model_name_or_path"),
+        "recipes": f"{study.recipe}, evaluated by {study.eval_recipe}",
+        "cells": f"{len(cells)} of {varied}" + (f", {done} trained already" if done else ""),
+    }
 
 
 def trainer_of(study: Study) -> str:
@@ -235,12 +247,14 @@ def _evaluate(study: Study, name: str, step: int, model: str, device: str | None
 
 
 def _run(command: list[str], device: str | None) -> None:
-    environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": device}
-    print(f"$ {shlex.join(command)}", flush=True)
+    environment = dict(os.environ)
+    if device is not None:  # other cells speak at the same time: lines that name their run, and no bars
+        environment |= {"CUDA_VISIBLE_DEVICES": device, "TERM": "dumb"}
+    say(f"$ {command_line(command)}")
     with processes.running(command, env=environment) as process:
         code = process.wait()
     if code:
-        raise StudyError(f"exit code {code} of {shlex.join(command)}")
+        raise StudyError(f"exit code {code} of {command_line(command)}")
 
 
 def recipe_value(study: Study, key: str) -> Any:
