@@ -6,7 +6,7 @@ set -euo pipefail
 out=${1:-.}
 export OMP_NUM_THREADS=1 # two threads that other work disturbs run models this small many times slower
 launch=(accelerate launch --config_file accelerate_configs/cpu.yaml)
-step() { printf '\n── %s\n' "$*"; }
+step() { printf '── %s\n' "$*"; }
 
 step "1. Data: word problems to train on, and held-out sets of one to four steps"
 python data_prep/tiny_math.py --out "$out/data"

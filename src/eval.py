@@ -50,7 +50,7 @@ def main() -> None:
         say(header({"asked": settings.asked_line(options, asked), **sampler.machine()}))
         wanted = [settings.evaluation_settings(one, described, options, sampler) for one in asked]
         finished = [evaluate(*one, sampler, output_dir) for one in zip(asked, wanted, strict=True)]
-    say(f"{results.table(finished)}\n→ {output_dir}")
+    say(results.table(finished))
 
 
 def evaluate(asked: "Asked", settings: dict[str, Any], sampler: "Sampler", output_dir: Path) -> dict[str, Any]:

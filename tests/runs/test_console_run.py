@@ -42,7 +42,7 @@ def test_the_log_of_a_run_is_a_header_some_progress_and_a_result(tiny_data, tmp_
         assert re.fullmatch(form, line), line
     steps = re.findall(r"run: step \d+ of 10: loss [\d.]+, [\d,]+ tokens/s, \d+:\d\d left\n", done.stderr)
     held_out = re.findall(r"run: step \d+ of 10, held out: loss [\d.]+\n", done.stderr)
-    assert (len(steps), len(held_out)) == (5, 2), done.stderr
+    assert (len(steps), len(held_out)) == (4, 2), done.stderr
     assert not [noise for noise in NOISE if noise in done.stdout + done.stderr], done.stderr
 
 

@@ -173,7 +173,6 @@ def table(results: list[dict[str, Any]]) -> str:
         lines.append(_table_line(metrics))
     if len(results) > 1 and (mean := macro_mean([metrics["accuracy"] for metrics in results])):
         lines.append(f"{'mean':<20}  {_interval(mean)}")
-    lines.append("strict: in the prompt's format, too. lenient: unmarked answers count. uncut: of those not cut off")
     return "\n".join(lines)
 
 

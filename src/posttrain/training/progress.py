@@ -14,7 +14,7 @@ from transformers.utils import logging as library_bars
 from posttrain.console import SECONDS_A_LINE, can_draw, clock, counted, header, plural, say
 from posttrain.hardware import machine_facts
 
-LINES = 5  # of a short run in a log file
+LINES = 4  # of a short run in a log file
 # Figures of a log that a person reads at a glance, by their last names; metrics.jsonl holds all of them.
 HEADLINES = ("loss", "reward", "accuracy", "accuracies")
 
@@ -73,7 +73,7 @@ def is_evaluation(logs: dict[str, Any]) -> bool:
 
 
 class ProgressLines(PrinterCallback):
-    """A line for every fifth of the run or half a minute, and one for every evaluation."""
+    """A line for every quarter of the run or half a minute, and one for every evaluation."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.first_step = self.last_step = state.global_step

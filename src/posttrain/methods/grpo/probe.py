@@ -121,8 +121,8 @@ def refusals(figures: dict[str, Any], options: GrpoOptions) -> list[str]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """One line per figure."""
-    lines = [f"probe: {figures['prompts']:.0f} prompts, {figures['completions']:.0f} completions"]
-    lines += [f"  {label:<24}{figures[name]:>8.1%}" for name, label in FIGURES.items()]
-    lines.append(f"  {'gold not parsed':<24}{figures['gold_unparsed']:>8.1%}")
-    return "\n".join([*lines, f"  {'tokens per completion':<24}{figures['tokens']:>8.1f}"])
+    """Two lines: what was asked, and the share of every outcome."""
+    n, completions, tokens = (figures[name] for name in ("prompts", "completions", "tokens"))
+    shares = {**FIGURES, "gold_unparsed": "gold not parsed"}
+    outcomes = ", ".join(f"{figures[name]:.1%} {label}" for name, label in shares.items())
+    return f"probe: {n:.0f} prompts, {completions:.0f} completions of {tokens:.1f} tokens\n  {outcomes}"
