@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,21 @@ def demo(tmp_path_factory) -> Path:
     # In the environment of the tests, which is complete: wherever it lies, and however old it is.
     command = ["make", "demo", f"DEMO={out}", f"BIN={Path(sys.executable).parent}", "-o", "install"]
     environment = {key: value for key, value in os.environ.items() if key != "POSTTRAIN_ACCELERATE_CONFIG"}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    print(done.stdout)
+    with (out / "demo.log").open("w+") as log:
+        code = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, timeout=1200).returncode
+    print((out / "demo.log").read_text())
+    assert code == 0
     return out
+
+
+def test_its_log_fits_three_screens_and_ends_with_the_table_and_the_page(demo):
+    """Three screens of 50 lines on a quiet machine; a slow one adds a line of progress every half a minute."""
+    lines = (demo / "demo.log").read_text().splitlines()
+    progress = [line for line in lines if re.match(r"\S+: (step )?[\d,]+ of [\d,]+( \w+)?[:,] ", line)]
+    assert len(lines) - len(progress) <= 125 and len([line for line in progress if "step" in line]) >= 16
+    assert lines[-1] == f"→ {demo}/reports/tiny/index.html"
+    assert lines[-7].split() == ["accuracy", "n", "tiny_base", "tiny_sft", "tiny_sft_early", "tiny_grpo"]
+    assert not [line for line in lines if "{'" in line or "%|" in line or "Failed to load CPU" in line]
 
 
 def metrics(demo: Path, model: str, benchmark: str) -> dict:
