@@ -26,7 +26,6 @@ OUTPUT_FILE = "best_of_n.json"
 
 
 def main() -> None:
-    # 1. Results that belong together, and the questions they answer.
     arguments = parse_arguments()
     check_model(arguments.reward_model, may_be_adapter=False)
     names = sorted(p.parent.name for p in arguments.samples.glob(f"*/{METRICS_FILE}"))
@@ -39,7 +38,6 @@ def main() -> None:
 
     from posttrain.methods.reward_model import RewardModel
 
-    # 2. A reward for every sample, and the best of each question.
     model = RewardModel(arguments.reward_model, arguments.batch_size)
     say(f"best_of_n {arguments.reward_model} → {arguments.samples / OUTPUT_FILE}\n{header(machine_facts(model.model))}")
     outcomes, chosen = {}, {}
@@ -48,7 +46,6 @@ def main() -> None:
         outcomes[name] = best_of_n.outcomes(sampled, greedy, rewards)
         chosen[name] = {question: best_of_n.choose(values) for question, values in rewards.items()}
 
-    # 3. Each benchmark, and all questions together.
     results = [best_of_n.compare(name, *outcome) for name, outcome in outcomes.items()]
     if len(results) > 1:
         together = [list(itertools.chain(*parts)) for parts in zip(*outcomes.values(), strict=True)]

@@ -39,7 +39,6 @@ def main() -> None:
     reader = open_reader(arguments.memory, arguments.model, arguments.cache)
     facts = facts_by_uuid(check_mapping(reader.cache), {question.uuid for question in questions})
     pairs = [(question, facts.get(question.uuid, Fact())) for question in questions]
-    say(header({"asked": f"{plural(len(pairs), 'question')} with each bank", **machine_facts(reader.model)}))
     summaries = evaluate_banks(arguments, reader, pairs, out / "samples.jsonl")
     prompts = [reader.prompt_ids(question.content) for question in questions]
     table = evaluation.table(summaries)
@@ -65,6 +64,7 @@ def evaluate_banks(
     """Answer the questions with every bank; samples go to `path`, summaries come back by bank."""
     from posttrain.memory import evaluation
 
+    say(header({"asked": f"{plural(len(pairs), 'question')} with each bank", **machine_facts(reader.model)}))
     summaries = {}
     with atomic.writing(path) as samples:
         for name in arguments.banks:
