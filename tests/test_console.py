@@ -79,6 +79,7 @@ def test_a_machine_in_one_line(device, processes, threads, text):
     [
         (64, 200, 0, 3204, 8, "x: 64 of 200 answers, 3,204 tokens, 400 tokens/s, 0:17 left"),
         (0, 32, 0, 1280, 64, "x: 0 of 32 answers, 1,280 tokens, 20 tokens/s"),  # nobody knows yet
+        (2, 300, 0, 7586, 30, "x: 2 of 300 answers, 7,586 tokens, 253 tokens/s"),  # 200 others are half done
         (100, 200, 100, 0, 5, "x: 100 of 200 answers"),  # an earlier session did these
         (150, 200, 100, 0, 5, "x: 150 of 200 answers, 0:05 left"),
         (7, 0, 0, 0, 5, "x: 7 answers"),

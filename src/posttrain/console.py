@@ -137,13 +137,13 @@ def held_back(name: str) -> list[str]:
 def progress_line(name: str, unit: str, done: int, total: int, before: int, tokens: int, seconds: float) -> str:
     """`tiny_1step: 64 of 200 answers, 3,204 tokens, 410 tokens/s, 1:20 left`.
 
-    `before` of those done were there when the `seconds` began; until another one is done nobody knows what is left.
-    A `total` of 0 is unknown.
+    `before` of those done were there when the `seconds` began. What is left is told from a tenth of the rest on, as the
+    first ones end late: many are in the making at once. A `total` of 0 is unknown.
     """
     parts = [f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"]
     if tokens:
         parts.append(rate(tokens, seconds))
-    if before < done < total:
+    if done < total and done > before and 10 * (done - before) >= total - before:
         parts.append(f"{clock(seconds / (done - before) * (total - done))} left")
     return f"{name}: {', '.join(parts)}"
 
