@@ -14,8 +14,9 @@ SFT = {
     "mean_token_accuracy": 0.988, "entropy": 0.31, "epoch": 2.27,
 }  # fmt: skip
 GRPO = {
-    "loss": 2.3e-09, "seconds/generation": 2.1, "completions/mean_length": 28.75, "verdict/correct": 0.21,
-    "rewards/accuracy/mean": 0.21, "reward": 0.2109375, "reward_std": 0.4, "guard/accuracy": 0.55,
+    "loss": 2.3e-09, "seconds/generation": 2.1, "seconds/reward": 0.9, "completions/mean_length": 28.75,
+    "verdict/correct": 0.21, "rewards/accuracy/mean": 0.21, "reward": 0.2109375, "reward_std": 0.4,
+    "guard/accuracy": 0.55,
 }  # fmt: skip
 EVALUATION = {
     "eval_loss": 0.05192, "eval_runtime": 0.9, "eval_mean_token_accuracy": 0.99, "eval_gsm8k/accuracy": 0.25,

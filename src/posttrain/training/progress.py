@@ -3,6 +3,7 @@
 They replace the callbacks of transformers, which print every log as a dictionary of strings.
 """
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -15,8 +16,8 @@ from posttrain.console import SECONDS_A_LINE, can_draw, clock, counted, header, 
 from posttrain.hardware import machine_facts
 
 LINES = 4  # of a short run in a log file
-# Figures of a log that a person reads at a glance, by their last names; metrics.jsonl holds all of them.
-HEADLINES = ("loss", "reward", "accuracy", "accuracies")
+# Figures of a log that a person reads at a glance; metrics.jsonl holds all of them.
+HEADLINES = re.compile(r"loss|reward|(.*/)?accurac(y|ies)")
 
 
 class Opening(TrainerCallback):
@@ -61,7 +62,7 @@ def headline(logs: dict[str, Any], prefix: str = "") -> str:
     parts = [
         f"{name} {value:.4g}"
         for name, value in names.items()
-        if name.rpartition("/")[2] in HEADLINES and isinstance(value, int | float)
+        if HEADLINES.fullmatch(name) and isinstance(value, int | float)
     ]
     if (rate := logs.get("tokens_per_second")) is not None:
         parts.append(f"{rate:,.0f} tokens/s")
