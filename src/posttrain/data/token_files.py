@@ -100,7 +100,7 @@ def read_ids(split: Path, key: str) -> Ids | None:
     if not path.is_file():
         return None
     if not _vouched_for(path):
-        print(f"{path}: not of this dataset, whose manifest does not list it: tokenising", file=sys.stderr)
+        warn(f"{path}: not of this dataset, whose manifest does not list it: tokenising")
         return None
     if (found := pq.read_schema(path).metadata.get(KEY, b"").decode()) != key:
         warn(f"{path}: made for another tokenizer, template or end ({found}, not {key}): tokenising")
