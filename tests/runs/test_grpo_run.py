@@ -61,7 +61,9 @@ def test_the_record_says_what_the_run_was(small_run, early_sft):
         assert 0 < line["real_positions"] <= 1
     before, after = load_file(early_sft / "model.safetensors"), load_file(small_run / "final/model.safetensors")
     moved = [float((after[name] != before[name]).float().mean()) for name in before]
-    assert min(moved) > 0.99 and {str(t.dtype) for t in after.values()} == {"torch.float32"}
+    # Nothing moves where no prompt has both verdicts. Each has them in 0.39 of cases: none of 16 once in 2,700 runs.
+    signal = any(line["effective_prompts"] for line in lines(small_run / "metrics.jsonl"))
+    assert (min(moved) > 0.99) == signal and {str(t.dtype) for t in after.values()} == {"torch.float32"}
 
 
 def test_every_step_has_its_completions(small_run):
