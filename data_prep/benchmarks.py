@@ -14,13 +14,13 @@ from posttrain.data.benchmark_rows import Declaration, check_rows, to_rows
 from posttrain.data.benchmarks import declaration
 from posttrain.data.manifest import write_dataset
 from posttrain.data.records import local_source, read_hub, read_json_lines
-from posttrain.errors import run_script
+from posttrain.errors import ArgumentParser, run_script
 
 LICENCE = "as stated by the source"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "names", nargs="+", metavar="name", help="with a hub entry in src/posttrain/data/benchmarks.yaml"
     )

@@ -9,7 +9,7 @@ import argparse
 from itertools import islice
 from pathlib import Path
 
-from posttrain.errors import PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, run_script
 from posttrain.memory.bank.questions import read_questions
 
 SHOWN = 100  # tokens
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-path", type=Path, required=True, help="conversations (.jsonl) or questions (.json)")
     parser.add_argument(
         "--qwen3-model-path", required=True, help="model whose tokenizer is used; directory or hub name"

@@ -13,11 +13,11 @@ from pathlib import Path
 from posttrain.data.manifest import Source, check_dataset, write_dataset
 from posttrain.data.rows import QUESTIONS, ROW_SCHEMA, Row, by_content, read_parquet, row_id
 from posttrain.data.token_files import SUFFIX as IDS
-from posttrain.errors import PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, run_script
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, help="directory written by a data_prep script")
     parser.add_argument(
         "--share", type=float, required=True, help="share of the training rows to make wrong, between 0 and 1"

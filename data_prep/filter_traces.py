@@ -40,7 +40,7 @@ from posttrain.data.traces.steps import (
     unread_lines,
 )
 from posttrain.data.traces.workers import start_forkserver
-from posttrain.errors import PosttrainError, check_writable, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, check_writable, run_script
 from posttrain.locks import lock
 
 
@@ -140,7 +140,7 @@ def limits_of(arguments: argparse.Namespace) -> selection.Limits:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add: Any = parser.add_argument
     add("inputs", nargs="*", type=Path, help="files, or directories of .jsonl, .json, .csv, .parquet (.gz, .zst, …)")
     add("--hub", help="a dataset of the hub instead")

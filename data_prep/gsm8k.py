@@ -15,7 +15,7 @@ from posttrain.data.benchmark_rows import check_golds
 from posttrain.data.manifest import write_dataset
 from posttrain.data.records import local_source, read_hub, read_json_lines
 from posttrain.data.sources import gsm8k
-from posttrain.errors import PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, run_script
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data/gsm8k"))
     parser.add_argument("--train", type=Path, help="local JSON lines with question and answer")
     parser.add_argument("--test", type=Path, help="local JSON lines with question and answer")

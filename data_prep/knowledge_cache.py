@@ -15,7 +15,7 @@ from pathlib import Path
 
 from posttrain.console import counted
 from posttrain.data.records import read_json_lines
-from posttrain.errors import run_script
+from posttrain.errors import ArgumentParser, run_script
 from posttrain.locks import lock
 from posttrain.memory.bank.cache import (
     BankError,
@@ -70,7 +70,7 @@ def read_source(arguments: argparse.Namespace) -> Iterator[Fact]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help="JSON array of sentences")
     parser.add_argument("--triples", type=Path, help="JSON Lines with relation, subject, object")
     parser.add_argument("--patterns", type=Path, help="JSON Lines with relation and pattern, for --triples")

@@ -12,7 +12,7 @@ import argparse
 import math
 from pathlib import Path
 
-from posttrain.errors import run_script
+from posttrain.errors import ArgumentParser, run_script
 from posttrain.memory.bank.cache import BankError, BankShape, load_bank, read_metadata, write_bank
 from posttrain.memory.bank.questions import Fact, with_object
 from posttrain.memory.bank.update import read_mappings
@@ -80,7 +80,7 @@ def mean_embeddings(entries: list[dict], tokenizer, embedding):
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="the bank to place anew; it is not changed")
     parser.add_argument("--model", required=True, help="whose tokenizer and embeddings are used; directory or hub name")
     parser.add_argument("--out", type=Path, required=True, help="the placed bank")

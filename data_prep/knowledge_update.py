@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from posttrain.data.records import read_json_lines
-from posttrain.errors import run_script
+from posttrain.errors import ArgumentParser, run_script
 from posttrain.memory.bank.cache import BankError, BankShape, load_bank, read_metadata
 from posttrain.memory.bank.update import apply_changes, as_change, read_mappings, write_changed
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="the bank to start from; it is not changed")
     parser.add_argument("--changes", type=Path, required=True, help="JSON Lines, made one after another")
     parser.add_argument("--tokenizer", required=True, help="directory or hub name; the one the bank was built with")

@@ -15,7 +15,7 @@ from pathlib import Path
 from posttrain.console import counted
 from posttrain.data.records import read_json_lines
 from posttrain.data.sources.omcq import convert, generate, read_triples, write_questions
-from posttrain.errors import PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, run_script
 from posttrain.locks import locked_file
 
 
@@ -39,7 +39,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, default=Path("sft_data/omcq_trex_data.json"), help="JSON array")
     parser.add_argument("--output", type=Path, default=Path("sft_data/omcq_trex_sft.jsonl"))
     parser.add_argument("--max-samples", type=int, help="stop after so many conversations; all without it")

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from posttrain.console import counts_line
-from posttrain.errors import run_script
+from posttrain.errors import ArgumentParser, run_script
 from posttrain.pipelines.preference_data import audit_pairs, write_outcomes, write_pairs
 
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("samples", type=Path, nargs="*", help="directories of src/sample.py, or rejection buffers")
     parser.add_argument("--out", type=Path, help="directory of the dataset")
     parser.add_argument("--validation", type=int, default=50, help="questions held out, chosen by content hash")

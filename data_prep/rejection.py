@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from posttrain.console import counts_line
-from posttrain.errors import run_script
+from posttrain.errors import ArgumentParser, run_script
 from posttrain.pipelines.candidates import ACCEPTS, CORRECT_SCORE, SELECTS, Rule, audit_dataset, write_selection
 
 
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rollouts", type=Path, nargs="*", help="directories that src/sample.py finished, oldest first")
     parser.add_argument("--out", type=Path, help="directory of the dataset")
     parser.add_argument("--accept", choices=ACCEPTS, default="correct", help="anything else may train on wrong answers")

@@ -14,7 +14,7 @@ from posttrain.console import counted
 from posttrain.data.manifest import Source, write_dataset
 from posttrain.data.sources import tiny_tokenizer, tiny_world
 from posttrain.data.tokenise import open_tokenizer
-from posttrain.errors import run_script
+from posttrain.errors import ArgumentParser, run_script
 
 SOURCE = Source(id="posttrain.tiny_world", licence="Apache-2.0")
 
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data"), help="directory of datasets")
     parser.add_argument("--train", type=int, default=600, help="word problems for training")
     parser.add_argument("--test", type=int, default=200, help="word problems in each held-out set")

@@ -15,7 +15,7 @@ from pathlib import Path
 from posttrain import atomic
 from posttrain.console import header, say
 from posttrain.data.benchmarks import load_benchmarks
-from posttrain.errors import run_script
+from posttrain.errors import ArgumentParser, run_script
 from posttrain.evaluation import best_of_n
 from posttrain.evaluation.comparison import ComparisonError
 from posttrain.evaluation.results import METRICS_FILE
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reward_model", help="final/ of a run of src/reward_model.py")
     parser.add_argument("samples", type=Path, help="evals/<run> with several samples a question")
     parser.add_argument("--greedy", type=Path, required=True, help="evals/<run> of the same weights at temperature 0")

@@ -7,7 +7,7 @@ A line is a question. `/new` forgets the conversation, Ctrl-C cuts an answer off
 
 import argparse
 
-from posttrain.errors import run_script
+from posttrain.errors import ArgumentParser, run_script
 from posttrain.models.source import check_model
 from posttrain.processes import leave_ctrl_c
 
@@ -55,7 +55,7 @@ def read_line() -> str | None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a checkpoint directory, an adapter or a model of the hub")
     parser.add_argument("--compare", metavar="OTHER", help="a second model that is asked the same")
     parser.add_argument("--prompt", default="trained", help="as in src/eval.py; the default is that of training")

@@ -9,13 +9,13 @@ accuracy among answers of like length.
 import argparse
 from pathlib import Path
 
-from posttrain.errors import run_script
+from posttrain.errors import ArgumentParser, run_script
 from posttrain.evaluation.comparison import Comparison, ComparisonError, compare, length_table, table
 from posttrain.evaluation.results import METRICS_FILE, read_samples
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("a", type=Path, help="evals/<run> of the baseline")
     parser.add_argument("b", type=Path, help="evals/<run> of the candidate")
     parser.add_argument("--flips", type=int, default=0, help="changed answers to show per benchmark and direction")

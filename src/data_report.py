@@ -10,11 +10,11 @@ import argparse
 from pathlib import Path
 
 from posttrain.data.manifest import check_dataset
-from posttrain.errors import PosttrainError, check_writable, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, check_writable, run_script
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, help="directory that a data_prep script wrote")
     parser.add_argument("--out", type=Path, help="directory of the page; reports/<name of the dataset> without it")
     parser.add_argument("--tokenizer", help="directory or hub name; without it the one the manifest names")

@@ -8,13 +8,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from posttrain.errors import run_script
+from posttrain.errors import ArgumentParser, run_script
 from posttrain.evaluation.reference import find_reference, verdict
 from posttrain.evaluation.results import read_metrics
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", type=Path, help="directory evals/<model>/<benchmark>")
     metrics = read_metrics(parser.parse_args().result)
     within, said = verdict(metrics, find_reference(metrics))

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from posttrain.errors import PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, run_script
 from posttrain.grading.grader import Grader
 from posttrain.grading.reading.extract import find_answer
 from posttrain.grading.reading.golds import read_gold
@@ -61,7 +61,7 @@ def pairs(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--gold")
     add("--text", help="what a model wrote")

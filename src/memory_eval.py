@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain import atomic
 from posttrain.console import Progress, header, plural, say
 from posttrain.data.rows import row_id
-from posttrain.errors import PosttrainError, check_writable, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, check_writable, run_script
 from posttrain.hardware import machine_facts
 from posttrain.lineage import code_state
 from posttrain.memory.bank.cache import check_mapping
@@ -87,7 +87,7 @@ def read_limited(path: Path, limit: int | None) -> list[Question]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("memory", type=Path, help="final/ of a run of src/memory_sft.py, or one of its checkpoints")
     parser.add_argument("--questions", type=Path, required=True, help=".json of data_prep/omcq.py, or conversations")
     parser.add_argument("--model", help="another copy of the frozen model than the one trained with")

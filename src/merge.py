@@ -8,11 +8,11 @@ Training starts from a merged model, and a server loads it like any other.
 import argparse
 from pathlib import Path
 
-from posttrain.errors import check_writable, run_script
+from posttrain.errors import ArgumentParser, check_writable, run_script
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("adapter", type=Path, help="directory of an adapter")
     parser.add_argument("out", type=Path, help="directory to write")
     parser.add_argument(

@@ -8,14 +8,14 @@ Writes index.html, every figure as SVG and PNG, and table.txt. The first evaluat
 import argparse
 from pathlib import Path
 
-from posttrain.errors import check_writable, run_script
+from posttrain.errors import ArgumentParser, check_writable, run_script
 from posttrain.report.content import comparison_table, read_evaluations, read_runs
 from posttrain.report.evaluation_page import write_report
 from posttrain.report.memory_banks import read_bank_evaluations
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("evaluations", type=Path, nargs="*", help="directories that src/eval.py wrote, in order")
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="directories that a training script wrote")
     parser.add_argument("--memories", type=Path, nargs="*", default=[], help="directories of src/memory_eval.py")

@@ -11,12 +11,12 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from posttrain.errors import run_script
+from posttrain.errors import ArgumentParser, run_script
 from posttrain.models.rope import extend, read_rope, restore
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("show", "extend", "restore"):
         command = commands.add_parser(name)

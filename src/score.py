@@ -10,14 +10,14 @@ Samples that an older version of the verifier graded are graded again, and it sa
 import argparse
 from pathlib import Path
 
-from posttrain.errors import run_script
+from posttrain.errors import ArgumentParser, run_script
 from posttrain.evaluation.published_graders import NAMES, beside
 from posttrain.evaluation.regrading import regrade
 from posttrain.evaluation.results import rebuild, table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+", help="directories evals/<run>/<benchmark>")
     parser.add_argument("--beside", choices=NAMES, help="a published grader to compare with")
     arguments = parser.parse_args()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import processes
-from posttrain.errors import PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, run_script
 from posttrain.generation.vllm.server import (
     LOOPBACK,
     OTHER_MACHINES,
@@ -54,7 +54,7 @@ def main() -> None:
 
 def sampling_values(arguments: list[str]) -> dict[str, Any]:
     """What the command line says of a sampling server, under the names of a recipe's keys."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_name_or_path", help="a model directory or a model of the hub")
     parser.add_argument("--vllm_server_host", default=LOOPBACK)
     parser.add_argument("--vllm_server_port", type=int, default=8000)

@@ -10,14 +10,14 @@ import argparse
 from pathlib import Path
 
 from posttrain.console import header, say
-from posttrain.errors import check_writable, run_script
+from posttrain.errors import ArgumentParser, check_writable, run_script
 from posttrain.locks import lock
 from posttrain.pipelines.study.study import REPORT, check_finished, facts, read_study, run_study
 from posttrain.pipelines.study.study_report import write_report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="file of studies/")
     parser.add_argument("--gpus", default="", help="CUDA devices, separated by commas; each takes one cell at a time")
     parser.add_argument("--report-only", action="store_true", help="rewrite the report of a finished study")

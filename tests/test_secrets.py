@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain import lineage
-from posttrain.errors import PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, run_script
 from posttrain.hardware import HardwareError, parse_config
+from posttrain.recipe.methods import METHODS
 from posttrain.recipe.reader import RecipeError, read_recipe
-from posttrain.recipe.rules import SCHEMAS
-from posttrain.recipe.schema import read_fields
 from posttrain.secrets import MASK, masked, masked_arguments, masked_file, masked_text, names_secret
 
 SECRET = "correct-horse-9"
@@ -33,7 +32,7 @@ def test_keys_that_name_a_secret(key):
 
 
 def test_keys_of_recipes_name_none():
-    fields = {key for trainer in SCHEMAS for key in read_fields(SCHEMAS[trainer])}
+    fields = {key for method in METHODS.values() for key in method.fields}
     assert {key for key in fields if names_secret(key)} == {"hub_token"}
     for path in [*(REPOSITORY / "recipes").glob("*.yaml"), *(REPOSITORY / "accelerate_configs").glob("*.yaml")]:
         assert masked_file(path.read_text()) == path.read_text()
@@ -133,6 +132,21 @@ def test_a_record_holds_no_secret(tmp_path, monkeypatch):
     assert record["arguments"] == {"hub_token": MASK, "n": 3}
     assert lineage.claim(tmp_path, identity) == record  # the same run, whatever its password is now
     assert lineage.claim(tmp_path, identity | {"vllm_server_base_url": "http://u:other@h"}) == record
+
+
+@pytest.mark.parametrize("arguments", [["--hub_token", SECRET], [f"--hub-token={SECRET}"], [TOKEN], ["--n", TOKEN]])
+def test_refused_arguments_show_no_secret(capsys, arguments):
+    parser = ArgumentParser()
+    parser.add_argument("--n", type=int)
+    with pytest.raises(SystemExit):
+        parser.parse_args(arguments)
+    shown = capsys.readouterr().err
+    assert MASK in shown and SECRET not in shown and TOKEN not in shown
+
+
+def test_every_command_parses_so():
+    for path in [*(REPOSITORY / "src").rglob("*.py"), *(REPOSITORY / "data_prep").glob("*.py")]:
+        assert path.name == "errors.py" or "argparse.ArgumentParser" not in path.read_text(), path
 
 
 @pytest.mark.parametrize("error", [PosttrainError, OSError])

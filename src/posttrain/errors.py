@@ -1,5 +1,6 @@
 """Errors a user or a file can cause: shown as one line (or one line per fault), without a traceback."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -9,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from posttrain import processes
 from posttrain.console import hold_back_noise
@@ -79,6 +81,13 @@ def _part() -> None:
     """Leave the process group: a process that ends with its threads still running can be aborted (seen with ZeRO-3)."""
     if _processes_have_met():
         sys.modules["torch"].distributed.destroy_process_group()
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's own, which shows no secret among the arguments that it refuses."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(masked_text(message))
 
 
 def check_writable(directory: Path) -> None:
