@@ -139,10 +139,11 @@ FAST = [block for block in BLOCKS if not block.slow]
 
 
 def checkout(directory: Path) -> Path:
-    """What commands of a page need from a checkout, in a directory of their own; `src` is a copy, to be changed."""
-    for name in ("recipes", "assets", "accelerate_configs", "data_prep", "speed", "studies"):
+    """What the commands of a page need from a checkout; code is copied, as a page may change it."""
+    for name in ("recipes", "assets", "accelerate_configs", "studies"):
         (directory / name).symlink_to(REPOSITORY / name)
-    shutil.copytree(REPOSITORY / "src", directory / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("src", "data_prep", "speed"):
+        shutil.copytree(REPOSITORY / name, directory / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return directory
 
 
