@@ -71,5 +71,6 @@ def test_a_terminal_shows_one_bar_with_loss_and_rate(tiny_data, tmp_path):
     seen = on_a_terminal(arguments(tiny_data, tmp_path / "run"))
     assert re.search(r"10/10 \[[^]]*loss [\d.]+, [\d,]+ tokens/s\]", seen), seen
     assert len(re.findall(r"step \d+, held out: loss [\d.]+", seen)) == 2
-    assert "{'" not in seen and "Writing model shards" not in seen and "Failed to load CPU" not in seen
+    assert "{'" not in seen and "Failed to load CPU" not in seen
+    assert seen.count("Writing model shards: 100%") <= 1  # of final/, once the bar is gone; none of the checkpoints
     assert seen.rstrip().splitlines()[-1].startswith(f"{tmp_path}/run/final: 10 steps")
