@@ -8,12 +8,12 @@ form. Sampling is left out. Peak memory is that of this process.
 """
 
 import argparse
-import json
 import resource
 import tempfile
 import time
 from pathlib import Path
 
+from posttrain.data.records import read_json_lines
 from posttrain.data.rows import row_id
 from posttrain.generation.sample import Sample
 from posttrain.grading.grader import Grader
@@ -59,7 +59,7 @@ def read_solutions(path: Path | None, n: int) -> list[tuple[str, str, str]]:
     """(question, reasoning, gold) triples."""
     if path is None:
         return [(f"What is {i} times 7?", f"{i} times 7 is {7 * i}.\n" * 4, str(7 * i)) for i in range(n)]
-    records = [json.loads(line) for line in path.read_text().splitlines()][:n]
+    records = read_json_lines(path)[:n]
     parts = [(record["question"], *record["answer"].rpartition("####")[::2]) for record in records]
     return [(question, reasoning, gold.strip().replace(",", "")) for question, reasoning, gold in parts]
 

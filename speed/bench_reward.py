@@ -8,13 +8,13 @@ interleaved rounds, and the seconds our path takes when every 64th completion is
 """
 
 import argparse
-import json
 import logging
 import statistics
 import sys
 import time
 from pathlib import Path
 
+from posttrain.data.records import read_json_lines
 from posttrain.grading.grader import Grader
 from posttrain.methods.grpo.custom_rewards import load_reward
 
@@ -52,7 +52,7 @@ def main() -> None:
     if arguments.traces is None:
         sys.exit("error: needs traces, JSON lines with `gold` and `response`: make bench-reward ARGS='--traces FILE'")
     logging.disable(logging.CRITICAL)
-    rows = [json.loads(line) for line in arguments.traces.read_text().splitlines()]
+    rows = read_json_lines(arguments.traces)
     rows = [row for row in rows if row["gold"]]
     rows = [rows[i % len(rows)] for i in range(arguments.completions)]
     golds = [str(row["gold"]) for row in rows]

@@ -14,7 +14,6 @@ items, one at a time; then a whole default evaluation.
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import sys
 import time
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.records import read_json_lines
 from posttrain.evaluation.published_graders import make_grader
 from posttrain.grading.grader import Grade, Grader, Verdict
 from posttrain.grading.values.exact import equal
@@ -105,7 +105,7 @@ class Labelled:
 
 def read_sets(directory: Path, limit: int | None) -> Iterator[Labelled]:
     for name in FILES:
-        rows = [json.loads(line) for line in (directory / f"{name}.jsonl").read_text().splitlines()]
+        rows = read_json_lines(directory / f"{name}.jsonl")
         rows = [row for row in rows if "suspect" not in row and not row.get("contested")]
         parts = {name: rows}
         if name == "peer_pairs":
@@ -164,7 +164,7 @@ def compare_on_labels(directory: Path, limit: int | None) -> None:
 
 
 def read_golds(path: Path) -> list[str]:
-    answers = [str(json.loads(line)["answer"]) for line in path.read_text().splitlines()]
+    answers = [str(record["answer"]) for record in read_json_lines(path)]
     return [answer.rpartition("####")[2].strip() for answer in answers]
 
 

@@ -12,6 +12,8 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+from posttrain.data.records import read_json_lines
+
 WORD = re.compile(r"(?<![\\A-Za-z])([a-z]{3,})(?![A-Za-z])")  # no LaTeX command
 TEXTS = ("question", "response")
 
@@ -22,7 +24,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--gigabytes", type=float, required=True)
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in arguments.source.open()]
+    rows = read_json_lines(arguments.source)
     pieces = [{name: WORD.split(row[name]) for name in TEXTS} for row in rows]  # words at odd places
     by_length: dict[int, set[str]] = defaultdict(set)
     for word in (word for piece in pieces for name in TEXTS for word in piece[name][1::2]):

@@ -65,12 +65,12 @@ def read_object(path: Path, shape: Shape, remedy: str) -> dict[str, Any] | None:
 def read_lines(path: Path, shape: Shape, remedy: str) -> list[dict[str, Any]]:
     """Objects of a JSON Lines file, empty lines passed over; raises DamageError with the line and `remedy`."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines, which also splits at U+2028
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines, which also splits at U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise DamageError(f"{path}: cannot be read ({error}); {remedy}") from error
     found = []
     for number, line in enumerate(lines, start=1):
-        if line:
+        if line.strip():
             try:
                 value = parse(line)
                 fault = mismatch(value, dict) or mismatch(value, shape)

@@ -104,7 +104,7 @@ def test_a_broken_line_names_its_place(tmp_path):
     path.write_text('{"question": "q", "answer": "a #### 1"}\n[3]\n')
     done = run_script("data_prep/gsm8k.py", "--train", path, "--test", path, "--out", tmp_path / "out")
     assert done.returncode == 2
-    assert f"{path}:2: expected a JSON object" in done.stderr
+    assert f"{path}:2: " in done.stderr and "expected a JSON object on each line" in done.stderr
     assert not (tmp_path / "out/manifest.json").exists()
 
 

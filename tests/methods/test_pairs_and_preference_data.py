@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from posttrain.data.encode import Encoding, RowError
 from posttrain.data.rows import read_parquet
+from posttrain.errors import PosttrainError
 from posttrain.grading.grader import Verdict
 from posttrain.methods.pairs import _encode_split
 from posttrain.pipelines.preference_data import (
@@ -119,7 +120,7 @@ def test_a_rejection_buffer_gives_the_same_pairs(samples, tmp_path):
     buffer.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert list(read_samples(buffer)) == list(read_samples(samples))
     buffer.write_text(buffer.read_text() + '{"example_id": 1}\n')
-    with pytest.raises(PreferenceError, match=r"rejection_buffer\.jsonl:9: not a line"):
+    with pytest.raises(PosttrainError, match=r"rejection_buffer\.jsonl:9: example_id is 1, expected str"):
         list(read_samples(buffer))
 
 

@@ -1,10 +1,9 @@
 """Records as their source holds them, with its identity: local JSON lines, or a dataset of the hub at a commit."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from posttrain import atomic
+from posttrain import atomic, jsonl
 from posttrain.data.manifest import Source
 from posttrain.errors import PosttrainError
 
@@ -17,24 +16,7 @@ class SourceError(PosttrainError):
 
 def read_json_lines(path: Path) -> list[Record]:
     """Objects of a JSON Lines file; a line that is none ends the read with its file and number."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines, which also splits at U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}") from error
-    if lines[0].lstrip().startswith("["):
-        raise SourceError(f"{path}: holds a JSON array; expected one object a line: jq -c '.[]' {path}")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"{path}:{number}: expected a JSON object: {error}") from error
-        if not isinstance(record, dict):
-            raise SourceError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")
-        records.append(record)
-    return records
+    return jsonl.read_lines(path, {}, f"expected a JSON object on each line; of an array: jq -c '.[]' {path}")
 
 
 def local_source(name: str, licence: str, files: list[Path]) -> Source:

@@ -4,7 +4,6 @@ A pair's `chosen` is a whole completion that the verifier found correct, its `re
 What was cut off, unparsed or never graded is neither: a reward model would learn to tell lengths and boxes apart.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from posttrain import atomic
+from posttrain import atomic, jsonl
 from posttrain.data.manifest import Source, check_dataset, clear, split_path, write_manifest
 from posttrain.data.rows import MESSAGES, by_content, read_parquet, row_id
 from posttrain.errors import PosttrainError, check_writable
@@ -26,6 +25,10 @@ SOURCE = "verified_samples"
 COMMON = [("id", pa.string()), ("question_id", pa.string()), ("prompt", MESSAGES)]
 PAIR_SCHEMA = pa.schema([*COMMON, ("chosen", MESSAGES), ("rejected", MESSAGES), ("answer", pa.string())])
 OUTCOME_SCHEMA = pa.schema([*COMMON, ("completion", MESSAGES), ("outcome", pa.float32()), ("answer", pa.string())])
+BUFFER_LINE = {  # of rejection_buffer.jsonl
+    "example_id": str, "prompt": [dict], "ground_truth": str,
+    "candidates": [{"text": str, "verdict": str, "finish_reason": str}],
+}  # fmt: skip
 
 
 class PreferenceError(PosttrainError):
@@ -94,14 +97,11 @@ def read_samples(path: Path) -> Iterator[Asked]:
             judged = [Judged(c.text, c.verdict, c.finish_reason) for c in rollout.candidates]
             yield Asked(rollout.id, rollout.prompt, rollout.gold, judged)
         return
-    with path.open() as file:
-        for number, line in enumerate(file, 1):
-            try:
-                entry = json.loads(line)
-                judged = [Judged(c["text"], c["verdict"], c["finish_reason"]) for c in entry["candidates"]]
-                yield Asked(entry["example_id"], entry["prompt"], entry["ground_truth"], judged)
-            except (ValueError, KeyError, TypeError) as error:
-                raise PreferenceError(f"{path}:{number}: not a line of a rejection buffer ({error!r})") from error
+    for entry in jsonl.read_lines(
+        path, BUFFER_LINE, "expected a directory of src/sample.py or a rejection_buffer.jsonl"
+    ):
+        judged = [Judged(c["text"], c["verdict"], c["finish_reason"]) for c in entry["candidates"]]
+        yield Asked(entry["example_id"], entry["prompt"], entry["ground_truth"], judged)
 
 
 def merge(questions: Iterable[Asked]) -> list[Asked]:
