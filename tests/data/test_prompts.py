@@ -137,3 +137,14 @@ def test_the_format_of_r1_zero(completion, published, clean):
 def test_other_formats(form, good, bad):
     assert in_form(form, good)
     assert not in_form(form, bad)
+
+
+def test_without_a_template_no_reader_of_chat_rows_ends_in_a_traceback(tokenizer):
+    from posttrain.data.token_files import ids_key
+    from posttrain.report.dataset_rows import turn_end
+
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = None
+    for reads in (lambda: ids_key(bare, "chat", None), lambda: turn_end(bare, "chat")):
+        with pytest.raises(PosttrainError, match="no chat template"):
+            reads()

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posttrain.console import warn
-from posttrain.data.prompts import prompt_file
+from posttrain.data.prompts import check_template, prompt_file
 
 SUFFIX = ".ids.parquet"
 KEY = b"posttrain.key"
@@ -62,6 +62,8 @@ class Ids:
 
 def ids_key(tokenizer: Any, prompt: str, eos_token: str | None) -> str:
     """What decides the ids of a given text."""
+    if prompt == "chat":
+        check_template(tokenizer)
     backend = tokenizer.backend_tokenizer
     digest = hashlib.sha256(_serialised(backend, backend.get_vocab_size()))
     template = tokenizer.get_chat_template() if prompt == "chat" else "" if prompt == "none" else prompt_file(prompt)

@@ -9,6 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.encode import IGNORED, Encoding, load_split
+from posttrain.data.prompts import apply_template
 from posttrain.data.rows import read_parquet
 from posttrain.data.tokenise import open_tokenizer
 from posttrain.errors import PosttrainError
@@ -75,7 +76,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str | None:
     if prompt != "chat":
         return None if prompt == "none" else tokenizer.eos_token
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-    tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("answer")[2]
+    tail = apply_template(tokenizer, turns).rpartition("answer")[2]
     ends = [token for token in tokenizer.all_special_tokens if token in tail]
     return min(ends, key=tail.index) if ends else tokenizer.eos_token
 

@@ -71,16 +71,21 @@ def render_prompt(name: str, messages: list[dict[str, str]], tokenizer: Any) -> 
     return prompt_file(name).replace("{question}", messages[0]["content"])
 
 
-def apply_template(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> str:
-    """The conversation as the tokenizer's chat template writes it; raises PosttrainError where it cannot.
-
-    A template comes with a model and is a program: one that never ends is ended.
-    """
+def check_template(tokenizer: Any) -> None:
+    """Raise PosttrainError where the prompt chat has no template to be written by."""
     if not tokenizer.chat_template:
         raise PosttrainError(
             f"{tokenizer.name_or_path}: its tokenizer has no chat template, which the prompt chat needs; name another "
             f"prompt, or a tokenizer with a template"
         )
+
+
+def apply_template(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> str:
+    """The conversation as the tokenizer's chat template writes it; raises PosttrainError where it cannot.
+
+    A template comes with a model and is a program: one that never ends is ended.
+    """
+    check_template(tokenizer)
     try:
         with time_limit(TEMPLATE_SECONDS):
             return tokenizer.apply_chat_template(messages, tokenize=False, **options)
