@@ -67,7 +67,7 @@ def script_environment(config: str | Path | None = "accelerate_configs/cpu.yaml"
 def run_script(
     *arguments: object,
     config: str | Path | None = "accelerate_configs/cpu.yaml",
-    timeout: float = 600,
+    timeout: float = 1800,
     fresh: bool = False,
     text: str = "",
 ) -> subprocess.CompletedProcess[str]:
@@ -86,7 +86,7 @@ def run_script(
         return subprocess.CompletedProcess(command, process.returncode, files[1].read(), files[2].read())
 
 
-def launch(config: str | Path, *arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def launch(config: str | Path, *arguments: object, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
     """A script under `accelerate launch --config_file`, the way the README says; on a port that is free."""
     return subprocess.run(
         [*LAUNCHER, str(config), *map(str, arguments)],

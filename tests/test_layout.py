@@ -157,3 +157,9 @@ def test_no_function_is_longer_than_sixty_lines():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{path.name}:{node.lineno} {node.name}"
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Or pytest, which imports them by name, ends before the first test."""
+    names = Counter(path.name for path in Path(REPOSITORY, "tests").rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]
