@@ -31,6 +31,7 @@ SUBORDINATORS = {
     "making", "namely", "provided", "given", "assuming", "considering", "whereas", "i.e", "e.g",
 }  # fmt: skip
 NEGATIONS = {"not", "never", "neither", "nor", "no", "isn't", "cannot", "without", "excluding", "except"}
+MODALS = {"could", "might", "may", "can"}
 HEDGES = {"or", "maybe", "perhaps", "possibly", "alternatively", "either", "unless", "might", "could", "或"}
 CORRECTIONS = {"wait", "actually", "oops", "sorry", "correction"}
 BOUNDS = {

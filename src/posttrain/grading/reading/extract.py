@@ -130,6 +130,8 @@ def _phrases(region: str) -> Iterator[str]:
     for end, _ in sorted(marks, key=lambda mark: mark[0], reverse=True):
         rest = region[end:]
         sentence = first_sentence(rest[: MAX_ANSWER * 2])
+        if rest[len(sentence) : len(sentence) + 1] == "?":
+            continue
         if not sentence.strip(" *_`\t\r"):
             yield _next_line(region, end + len(sentence))
         else:

@@ -15,6 +15,7 @@ from posttrain.grading.reading.clauses import (
     CORRECTIONS,
     FILLERS,
     HEDGES,
+    MODALS,
     NEGATIONS,
     ORDINALS,
     PREPOSITIONS,
@@ -23,7 +24,7 @@ from posttrain.grading.reading.clauses import (
 )  # fmt: skip
 from posttrain.grading.reading.tokens import Item, items
 from posttrain.grading.values.number_words import PARTS, SCALES, read_number_words
-from posttrain.grading.values.unit_table import AFTER
+from posttrain.grading.values.unit_table import AFTER, CHINESE_CHANGES, KNOWN
 from posttrain.grading.values.units import read_unit
 
 MAX_SPAN = 2000  # characters
@@ -38,8 +39,11 @@ EMPHASIS = re.compile(
     r"(?<![\w)}])\*\*|\*\*(?![\w(\\{])|__(?=[\w\s(\\$-])|(?<=[\w\s).$])__|`|(?<![\w*)}])\*(?=[^\s*])|(?<=[^\s*])\*(?![\w*(\\{])"
 )
 LABEL = re.compile(
-    r"(?:(?:option|choice|answer)\s)?(\(([A-J])\)|([A-J])(?=[.):,;]|\s*$|\s(?:because|since|as|is|and|which)\b))", re.I
+    r"(?:(?:option|choice|answer)\s)?(\(([A-J])\)|([A-J])(?=[.):,;]|\s*$|\s(?:because|since|as|is|and|or|which)\b))",
+    re.I,
 )
+LETTER_BEFORE = re.compile(r"[AI]\s(?:because|since|as|is|and|or|which)\b")
+ALTERNATIVE = re.compile(r"[.)]?\s(?:or|and)\s\(?[A-J]\b")
 LOWER_LABEL = re.compile(r"\(?([a-j])\)?\.?")
 OPTION = re.compile(r"\(?[A-J][.):]\)?\s*\S")
 HALF_DAY = re.compile(r"(?<=\d) ?([ap])\. ?m\b\.?", re.I)
@@ -81,8 +85,10 @@ def _label(text: str) -> str | None:
     if LOWER_LABEL.fullmatch(text):
         return text
     match = LABEL.match(text)
-    if match is None or (text[0] in "aAI" and text[1:2] == " " and not match.group(2)):
+    if match is None or (text[0] in "aAI" and text[1:2] == " " and not LETTER_BEFORE.match(text)):
         return None
+    if ALTERNATIVE.match(text[match.end(1) :]):
+        return text  # several, of which none is chosen
     letter = match.group(2) or match.group(3)
     rest = text[match.end() :].lstrip()
     if letter.islower() and text.lower().startswith(letter):
@@ -208,6 +214,8 @@ def _certain(found: list[Item], values: list[int], index: int) -> int | None:
         return None
     if any(item.word in HEDGES for item in found[:index]) and len(values) > 1:
         return None
+    if before and (before[-1] in ("maybe", "perhaps", "possibly") or (before[-1] == "be" and before[0] in MODALS)):
+        return None
     return None if _is_changed(after) else index
 
 
@@ -245,7 +253,9 @@ def _is_changed(after: list[Item]) -> bool:
         return (
             values[1] or words[1] in ("as", "by", "a", "the", "more") or words[0] in ("plus", "minus", "mod", "modulo")
         )
-    if words[0] == "out" or (words[0] == "of" and values[1]):
+    if words[0] == "out" or (words[0] in ("of", "in", "per") and values[1]):
+        return True
+    if words[0] == "halves" or (words[0] not in KNOWN and words[0][:1] in CHINESE_CHANGES and words[0] != ""):
         return True
     part = words[0].rstrip("s") in PARTS and words[0] not in ("second", "quarter")
     return words[0] in AFTER or words[0] == "factorial" or part or words[0] in ("k", "lakh", "lakhs", "crore", "crores")

@@ -15,7 +15,7 @@ JOINTS = re.compile(r"[,;]|and|or")
 CONCLUSION = re.compile(r"\b(?:therefore|thus|hence)\b", re.IGNORECASE)
 CORRECTION = re.compile(
     r"^\W{0,9}[^\n.]{0,40}[.,]?\s{0,3}\b(?:no|wait|actually|sorry|correction)\b[,.:!]?\s{1,3}"
-    r"(?:it|that|this|the answer)(?:'s| is| should be| must be)\s",
+    r"(?:(?:it|that|this|the answer)(?:'s| is| should be| must be)\s|(?=[\d$\\-]))",
     re.I,
 )
 GLUED_UNIT = re.compile(r"([+-]?[\d.,]{0,40}\d)[A-Za-z]{1,3}[²³]?")

@@ -134,6 +134,8 @@ def _word(token: str) -> str:
 def _changes(word: str, before: str | None) -> bool:
     if len(word) == 1 and word.isascii() and word.isalpha():
         return word not in LETTERS and word not in ("a", "A")
+    if len(word) == 1 and word.isascii() and not word.isalpha():
+        return word not in "/"  # 7-ish, 5?
     if word in AFTER:
         return before is None or _known(before) is None
     if word.isascii():
