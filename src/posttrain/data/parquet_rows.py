@@ -23,6 +23,7 @@ DICTIONARY_PAGE, COMPACT_INT = 2, 0x15
 def parquet_rows(path: Path, row_bytes: int) -> Iterator[dict[str, Any] | str]:
     """Every row of the file, or the fault of one that is longer than the bound."""
     with path.open("rb") as file:
+        _check_pages(file, row_bytes, path.stat().st_size)
         packed = _large_dictionaries(file, row_bytes)
     with pq.ParquetFile(path, read_dictionary=packed) as file:
         for batch in file.iter_batches(batch_size=BATCH):
@@ -33,6 +34,20 @@ def parquet_rows(path: Path, row_bytes: int) -> Iterator[dict[str, Any] | str]:
                 row = batch.slice(place, 1)
                 size = _unpacked_bytes(row)
                 yield row.to_pylist()[0] if size <= row_bytes else f"a row of {size} bytes, more than {row_bytes}"
+
+
+def _check_pages(file: IO[bytes], row_bytes: int, size: int) -> None:
+    """Unpack every page once and keep none of them: a damaged file raises here what ends a process elsewhere.
+
+    Arrow looks at the metadata of a column without a net, so no column is asked for its metadata before this.
+    """
+    with pq.ParquetFile(file) as parquet:
+        groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
+        largest = max((group.total_byte_size for group in groups), default=0)
+        if largest > max(COLUMN_ROWS * row_bytes, LIKELY * size):
+            raise TooLongError(f"a group of rows unpacks to {largest} bytes from {size}")
+        parquet.scan_contents()
+    file.seek(0)
 
 
 def _large_dictionaries(file: IO[bytes], row_bytes: int) -> list[str]:
