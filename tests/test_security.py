@@ -277,3 +277,33 @@ def test_a_study_writes_inside_its_directory(tmp_path, monkeypatch, name):
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(study | {"variants": {name: {"seed": 1}}}))
     with pytest.raises(StudyError, match="not a name for a cell"):
         read_study(tmp_path / "s.yaml")
+
+
+@pytest.mark.slow
+def test_a_resumed_run_does_not_run_what_its_optimizer_holds(tiny_data, tmp_path, marker, monkeypatch):
+    """The mark vouches for the file: who can write the one can write the other."""
+    import posttrain
+    from posttrain.models import checkpoints
+    from posttrain.training.base_trainer import CheckpointError
+
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("POSTTRAIN_ACCELERATE_CONFIG", "accelerate_configs/cpu.yaml")
+    out = tmp_path / "run"
+    keys = {
+        "dataset_name": str(tiny_data / "tiny_math"), "output_dir": str(out), "max_steps": 2, "logging_steps": 1,
+        "save_steps": 1, "eval_strategy": "no", "load_best_model_at_end": False, "sample_generations": 0,
+        "metric_for_best_model": None, "packing": False, "num_train_examples": 8,
+    }  # fmt: skip
+    posttrain.train("recipes/tiny_sft.yaml", keys)
+    shutil.rmtree(out / "final")
+    shutil.rmtree(out / "checkpoint-2")
+    run = json.loads((out / "run.json").read_text()) | {"finished": None, "result": None}
+    (out / "run.json").write_text(json.dumps(run))
+    good = (out / "checkpoint-1/optimizer.pt").read_bytes()
+    torch.save({"state": Evil(marker), "param_groups": []}, out / "checkpoint-1/optimizer.pt")
+    checkpoints.mark_complete(out / "checkpoint-1")
+    with pytest.raises(CheckpointError, match="holds what is no tensor or plain value"):
+        posttrain.train("recipes/tiny_sft.yaml", keys)
+    (out / "checkpoint-1/optimizer.pt").write_bytes(good)
+    checkpoints.mark_complete(out / "checkpoint-1")
+    assert posttrain.train("recipes/tiny_sft.yaml", keys).steps == 2

@@ -53,6 +53,7 @@ def read_object(path: Path, shape: Shape, remedy: str) -> dict[str, Any] | None:
     """The object in a JSON file, None where there is no such file; raises DamageError with `remedy`."""
     try:
         value = parse(path.read_text(encoding="utf-8"))
+        json.dumps(value, allow_nan=False)  # raises for NaN and infinity, which could not be written again
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

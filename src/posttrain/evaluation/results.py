@@ -34,7 +34,8 @@ METRICS = {
     **SETTINGS, "n": int, "questions": int, "counts": {str: int}, "truncation_rate": float, "format_rate": float,
     "accuracy": {**ESTIMATE, "standard_error": MAYBE_NUMBER}, "accuracy_strict": ESTIMATE, "accuracy_lenient": ESTIMATE,
     "accuracy_completed": (ESTIMATE, type(None)), "pass_at_k": {str: ESTIMATE}, "maj_at_k": {str: ESTIMATE},
-    "tokens": {str: ({str: float}, type(None))}, "accuracy_within_budget": {str: float},
+    "tokens": {"all": ({"mean": float, "p10": float, "p50": float, "p90": float, "p99": float}, type(None))},
+    "accuracy_within_budget": {str: float},
     "accuracy_by_length": {"edges": [float], "bins": [{"n": int, "accuracy": MAYBE_NUMBER}]},
 }  # fmt: skip
 GRADED = {
