@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import time
 
 import pytest
 
@@ -108,6 +109,16 @@ def changed(gold: str, draw: random.Random) -> dict[str, str]:
     if re.search(r"\\text\{ ?(?:cm|feet|days|inches|hours|dollars)", gold):
         found["unit"] = re.sub(r"\\text\{ ?(?:cm|feet|days|inches|hours|dollars)", r"\\text{ kilograms", gold, count=1)
     return found
+
+
+def test_voting_among_hostile_answers_is_bounded(grader):
+    """Nested sets and long answers, which once took minutes, are only equal to themselves."""
+    answers = [f"\\boxed{{{chr(92)}{{{n},{'{1,2},' * 250}{chr(92)}}}}}" for n in range(24)]
+    grades = grader.grade(["7"] * 24, answers, [False] * 24)
+    began = time.process_time()
+    (votes,) = grader.votes([grades])
+    assert time.process_time() - began < 2.0
+    assert len(set(votes)) == len({grade.answer for grade in grades})
 
 
 EXEMPT = {

@@ -14,6 +14,8 @@ from posttrain.grading.values.rational import Tolerance
 
 VERSION = "5"  # of the rules; a verdict may change with it
 # Samples of one question repeat its gold and their answers.
+MAX_VOTED = 200  # characters of an answer that is compared with other answers, not with a gold
+MAX_PAIRS = 2016  # of one question: those of 64 different answers
 equal_or_unknown = functools.lru_cache(maxsize=2**14)(equal)
 
 
@@ -89,10 +91,12 @@ class Grader:
     def votes(self, questions: Sequence[Sequence[Grade]]) -> list[list[int | None]]:
         """Classes of equal answers among the samples of each question: 0 is the gold's, None gives no answer.
 
-        Two wrong answers are equal where the comparison says so in both directions, and by way of a third.
+        Two wrong answers are equal where the comparison says so in both directions, and by way of a third. Pairs grow
+        with the square of the samples: long answers are equal to themselves only, and of many the rest is, too.
         """
         wrong = [sorted({g.answer for g in grades if _is_other(g)}) for grades in questions]
-        pairs = [pair for answers in wrong for pair in itertools.combinations(answers, 2)]
+        short = [[answer for answer in answers if len(answer) <= MAX_VOTED] for answers in wrong]
+        pairs = [p for answers in short for p in itertools.islice(itertools.combinations(answers, 2), MAX_PAIRS)]
         there = self._equal(pairs)
         both = self._equal([(b, a) for a, b in there])
         return [_classes(grades, {(a, b) for b, a in both}) for grades in questions]
