@@ -204,10 +204,10 @@ def read_rollouts(directory: Path, finished: bool = True) -> Iterator[Rollout]:
         raise RolloutError(f"{directory}: {UNFINISHED}")
     if finished:
         digests.check_files(directory, [ROLLOUTS_FILE], f"remove {directory} and sample again")
-    with (directory / ROLLOUTS_FILE).open() as file:
+    with (directory / ROLLOUTS_FILE).open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield Rollout.from_line(line)
+                yield Rollout.from_line(line.decode())
             except ValueError as error:
                 raise RolloutError(f"{directory / ROLLOUTS_FILE}:{number}: not a rollout ({error})") from error
 
