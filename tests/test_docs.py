@@ -152,7 +152,7 @@ def run(text: str, language: str, directory: Path) -> subprocess.CompletedProces
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**script_environment(config=None), "PATH": path, "PYTHONPATH": str(directory / "src")}
     command = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
-    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=1200)
 
 
 def output_of(block: Block) -> str | None:
@@ -183,8 +183,16 @@ def test_a_runnable_block_runs_and_prints_what_the_page_shows(block, tmp_path, c
 SLOW = [block for block in BLOCKS if block.slow]
 
 
+MINUTES = {"own_data"}  # nine commands, one after another
+
+WALKS = [
+    pytest.param(page, id=page.stem, marks=[pytest.mark.exhaustive] if page.stem in MINUTES else [])
+    for page in sorted({block.page for block in SLOW})
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", sorted({block.page for block in SLOW}), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", WALKS)
 def test_the_walk_through_of_a_page_runs(page, tiny_data, tmp_path):
     """All its slow blocks, one after another in one process, in a fresh checkout."""
     blocks = [block for block in SLOW if block.page == page]
