@@ -107,6 +107,8 @@ def test_a_span_of_prose(span, expected):
         (r"\boxed{72} in \boxed{...} form", "72"),
         (r"(a) $\boxed{2}$ (b) $\boxed{3}$", "2, 3"),
         (r"$x_1=\boxed{2}$ and $x_2=\boxed{3}$", "2, 3"),
+        (r"(i) \boxed{3} (ii) \boxed{7}", "3, 7"),
+        ("The answer, in total, is 5 cakes.", "5"),
         (r"\boxed{9} \boxed{42}", "42"),
         ("boxed{42}", "42"),
         (r"The answer is 5. \boxed{", None),

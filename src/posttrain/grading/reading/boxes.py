@@ -11,7 +11,7 @@ EMPTY = re.compile(
 )
 BARE = re.compile(r"\s{1,9}(\\?[^\s{}$\\]+)")
 JOINT = re.compile(  # what may part two boxes of one list: separators, the name of the next, the label of its part
-    r"(?:[\s$,;:.=]|\\q?quad|\\[()\[\],; ]|\\text ?\{\s*(?:and|or)?\s*\}|and\b|or\b|\(?[a-h1-9]\)"
+    r"(?:[\s$,;:.=]|\\q?quad|\\[()\[\],; ]|\\text ?\{\s*(?:and|or)?\s*\}|and\b|or\b|\(?(?:[a-h1-9]|[ivx]{1,4})\)"
     r"|[A-Za-z](?:_\{?\w\}?)?\s*=)*"
 )
 SEPARATES = re.compile(r"[,;=)]|and|or")

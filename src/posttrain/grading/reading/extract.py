@@ -17,8 +17,8 @@ COPULA = r"(?:is|are|was|be|being|equals?|becomes|to be|of)"
 PHRASE = re.compile(
     # "answer" and up to "is" or a colon; between them words of the same clause, but not "might" or "not"
     rf"(?<![A-Za-z])answers?(?![A-Za-z])[*_`]{{0,3}}(?:[ \t]{{0,9}}(?:[:=：≈]|[*_]{{0,3}}:)"
-    rf"|(?:[ \t]{{1,9}}(?!(?:might|may|could|can|if|whether|not|key|choices?|options?)\b)[A-Za-z'’]{{1,15}}){{0,8}}?"
-    rf"[ \t]{{1,9}}{COPULA}\b)[*_`]{{0,3}}[ \t]{{0,9}}:?[*_`]{{0,3}}[ \t]{{0,9}}"
+    rf"|(?:,?[ \t]{{1,9}}(?!(?:might|may|could|can|if|whether|not|key|choices?|options?)\b)[A-Za-z'’]{{1,15}}){{0,8}}?"
+    rf",?[ \t]{{1,9}}{COPULA}\b)[*_`]{{0,3}}[ \t]{{0,9}}:?[*_`]{{0,3}}[ \t]{{0,9}}"
     r"|(?:答案|故选|应选|所以选|结果)[ \t]{0,9}(?:应该)?(?:是|为|选|等于)?[ \t]{0,9}[:：]?[ \t]{0,9}",
     re.IGNORECASE,
 )

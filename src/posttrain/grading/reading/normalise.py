@@ -72,7 +72,7 @@ HOLDS = re.compile(r"[<>=]|\\(?:in|ne|le|ge|neq|leq|geq)(?![a-z])|\b(?:all|any|e
 MIXED = re.compile(r"(?<![\d.}\w^])(\d+) ?\\frac\{(\d+)\}\{(\d+)\}|(?<![\d./\w^])(\d+) (\d+)/(\d+)(?![\d/])")
 REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)(?:\\overline ?\{?(\d+)\}?|((?:\\dot ?\{?\d\}?)+)|\((\d+)\)(?![\d^]))")
 DOTTED = re.compile(r"(?<![\d.])(\d*)\.(\d*)(?: ?(?:\\ldots|\\dots|\\cdots|\.\.\.))$")
-PERIOD = re.compile(r"^(\d*?)(\d{1,3}?)\2\2+$")
+PERIOD = re.compile(r"^(\d{0,9}?)(?:(\d)\2\2+|(\d{2,3}?)\3+)$")
 EXPONENT = re.compile(r"(?<![\w.])(\d++(?:\.\d*+)?|\.\d++)[eE]([+-]?\d+)(?!\w)")
 DECIMAL_EXPONENT = re.compile(r"\^ ?\{ ?(-?\d{0,9}\.\d{1,9}) ?\}")
 FRACTION = re.compile(r"\\(?:[dtc]frac|nicefrac|sfrac)(?![a-z])")
@@ -230,6 +230,6 @@ def _dotted(match: re.Match[str]) -> str:
     """0.333… as a third: a period that is written twice, of one digit three times."""
     whole, digits = match.group(1), match.group(2)
     found = PERIOD.match(digits)
-    if found is None or (len(found.group(2)) == 1 and len(digits) - len(found.group(1)) < 3):
+    if found is None:
         return match.group()
-    return REPEATING.sub(_repeating, f"{whole}.{found.group(1)}\\overline{{{found.group(2)}}}")
+    return REPEATING.sub(_repeating, f"{whole}.{found.group(1)}\\overline{{{found.group(2) or found.group(3)}}}")
