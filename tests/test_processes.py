@@ -222,7 +222,7 @@ def main():
 run_script(main)
 """
 LAUNCHERS = {
-    "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"],
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
     "one process": ["accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"],
     "two processes": [
         "accelerate.commands.launch", "--main_process_port", "0", "--config_file", "accelerate_configs/cpu_2proc.yaml",

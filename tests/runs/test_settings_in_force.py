@@ -15,7 +15,7 @@ from live_settings import LIVE_FILE
 
 pytestmark = pytest.mark.slow
 VARLEN = {"gradient_checkpointing": False, "attn_implementation": "varlen_sdpa"}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 KEYS = {
     "max_steps": 1, "logging_steps": 1, "save_strategy": "no", "eval_strategy": "no", "sample_generations": 0,
     "num_train_examples": 32, "per_device_train_batch_size": 2, "callbacks": "[live_settings:LiveSettings]",
