@@ -142,3 +142,30 @@ def test_a_gold_with_one_thing_changed_is_another_answer(grader, shared_data):
     grades = grader.grade(golds, answers, [False] * len(pairs))
     accepted = [pair for pair, grade in zip(pairs, grades, strict=True) if grade.verdict is CORRECT]
     assert [(g, k, o) for g, k, o in accepted if not any(rule(g, o) for rule in EXEMPT.values())] == []
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        r"is \{9}.",
+        "isboxed{9}.",
+        "isboxed{9",
+        "is{{9}.",
+        r"\ is{9}.",
+        r"\{9}.",
+        r"\ \{9}.",
+        "is 9}.",
+        r"is \fra{9}{1",
+        "is box{9}.",
+    ],
+)
+def test_what_is_left_of_a_box_or_a_formula_is_no_answer(grader, ending):
+    """Found in the completions of a small model: paid for these, it unlearned the box that its prompt asks for."""
+    (grade,) = grader.grade(["9"], [f"7+2=9. The answer is {ending}"], [False])
+    assert grade.verdict == Verdict.UNPARSED
+
+
+@pytest.mark.parametrize("text", [r"\left\{1, 2\right\}", r"\{1, 2\}", r"$\{1,2\}$.", r"the set {1, 2}"])
+def test_braces_that_have_their_partner_are_read(grader, text):
+    (grade,) = grader.grade([r"\{1, 2\}"], [f"The answer is {text}"], [False])
+    assert grade.verdict == Verdict.CORRECT

@@ -71,7 +71,7 @@ def test_a_finished_evaluation_is_graded_beside(tmp_path):
         {"id": "q2", "sample": 0, "gold": "5", "completion": r"\boxed{5}", "finish_reason": "stop", "answer": "5",
          "verdict": "correct"},
     ]  # fmt: skip
-    with pytest.raises(ResultError, match="expected a finished evaluation"):
+    with pytest.raises(ResultError, match="has no settings.json and samples.jsonl"):
         beside(tmp_path, "qwen")
     (tmp_path / "settings.json").write_text(json.dumps({"prompt": {"name": "chat", "form": "box"}}))
     (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, samples)) + "\n")
