@@ -26,12 +26,17 @@ SEED = os.environ.get("POSTTRAIN_TEST_SEED", "0")
 # Port 0: the usual one may still be held by a launch that ended a moment ago.
 LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
 
-settings.register_profile("busy", deadline=None)  # an example may take any time on a busy machine
-settings.load_profile("busy")
+# An example may take any time on a busy machine. `make test` tries the same ones at every run, `make test-all` others.
+settings.register_profile("every run", deadline=None, derandomize=True)
+settings.register_profile("exhaustive", deadline=None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--exhaustive", action="store_true", help="run the proofs of many minutes too: make test-all")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("exhaustive" if config.getoption("--exhaustive") else "every run")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

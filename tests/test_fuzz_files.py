@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY
+from finished import GRADED, SETTINGS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import TrainerState
@@ -44,18 +45,6 @@ RUN = {
     "prompt": "chat", "eos_token": None, "rope": {"base": ROPE, "trained": ROPE},
     "inputs": {"dataset": {}, "model": {"name": "m"}},
 }  # fmt: skip
-SETTINGS = {
-    "schema": results.SCHEMA_VERSION, "benchmark": "x", "data_sha256": "d", "limit": None, "expected_samples": 2,
-    "checkpoint": {"name": "m"}, "grader": {"name": "posttrain"},
-    "prompt": {"name": "chat", "hash": "h", "form": "boxed"},
-    "decoding": {"temperature": 0.0, "num_samples": 1, "max_new_tokens": 9},
-}  # fmt: skip
-GRADED = [
-    {"id": f"q{i}", "sample": 0, "prompt_hash": "h", "completion": "√", "finish_reason": "stop", "tokens": i,
-     "format": True, "format_compat": True, "answer": "1", "gold": "1", "verdict": "correct", "correct_lenient": True,
-     "vote": 0}
-    for i in range(2)
-]  # fmt: skip
 METRICS = json.loads(json.dumps({**SETTINGS, **results.compute_metrics(GRADED)}))
 CANDIDATE = {
     "text": "2",

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from conftest import run_script
+from finished import GRADED, SETTINGS
 
 from posttrain.evaluation.published_graders import NAMES, PublishedGrader, beside, make_grader
 from posttrain.evaluation.results import ResultError
@@ -66,18 +67,16 @@ def test_a_timeout_is_not_remembered():
 
 def test_a_finished_evaluation_is_graded_beside(tmp_path):
     samples = [
-        {"id": "q1", "sample": 0, "gold": "5", "completion": r"\boxed{500}", "finish_reason": "stop", "answer": "500",
-         "verdict": "wrong"},
-        {"id": "q2", "sample": 0, "gold": "5", "completion": r"\boxed{5}", "finish_reason": "stop", "answer": "5",
-         "verdict": "correct"},
-    ]  # fmt: skip
-    with pytest.raises(ResultError, match="has no settings.json and samples.jsonl"):
+        {**GRADED[0], "gold": "5", "completion": r"\boxed{500}", "answer": "500", "verdict": "wrong"},
+        {**GRADED[1], "gold": "5", "completion": r"\boxed{5}", "answer": "5"},
+    ]
+    with pytest.raises(ResultError, match="has no settings"):
         beside(tmp_path, "qwen")
-    (tmp_path / "settings.json").write_text(json.dumps({"prompt": {"name": "chat", "form": "box"}}))
+    (tmp_path / "settings.json").write_text(json.dumps({**SETTINGS, "prompt": {"name": "chat", "form": "box"}}))
     (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, samples)) + "\n")
     lines = beside(tmp_path, "qwen").split("\n")
     assert lines[0].endswith("qwen 2 of 2 correct, here 1")
-    assert lines[1:] == ["  q1/0: correct by qwen: '500' for '5'"]
+    assert lines[1:] == ["  q0/0: correct by qwen: '500' for '5'"]
 
 
 @pytest.mark.slow

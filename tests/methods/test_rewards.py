@@ -89,13 +89,13 @@ def test_every_reward_on_the_sharp_cases(shared_data):
 
 
 def test_a_function_of_the_users_own(tmp_path, monkeypatch):
-    path = tmp_path / "my_rewards.py"
+    path = tmp_path / "rewards_of_a_user.py"
     path.write_text("def short(completions, **_):\n    return [1.0 / (1 + len(text)) for text in completions]\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert load_reward("my_rewards:short")(completions=["", "abc"]) == [1.0, 0.25]
-    described = describe_rewards(["accuracy", "my_rewards:short"])
+    assert load_reward("rewards_of_a_user:short")(completions=["", "abc"]) == [1.0, 0.25]
+    described = describe_rewards(["accuracy", "rewards_of_a_user:short"])
     assert described["accuracy"] is None
-    assert len(described["my_rewards:short"]) == 64
+    assert len(described["rewards_of_a_user:short"]) == 64
 
 
 @pytest.mark.parametrize("name", ["acuracy", "no_such_module:f", "json:no_such_function", "json:__name__"])

@@ -99,6 +99,7 @@ def test_an_adapter_names_its_base(model, content):
         adapter_base(model)
 
 
+OUT = "OUT"  # stands for a directory of the test's own
 COMMANDS = {  # every script that takes a model, with the option that names it last
     "sft": ["src/sft.py", "recipes/tiny_sft.yaml", "--model_name_or_path"],
     "grpo": ["src/grpo.py", "recipes/tiny_grpo.yaml", "--model_name_or_path"],
@@ -118,17 +119,17 @@ COMMANDS = {  # every script that takes a model, with the option that names it l
     "serve": ["src/serve.py"],
     "filter_traces": [
         "data_prep/filter_traces.py", "assets/tiny_base/config.json", "--max-tokens", "9", "--licence", "mit",
-        "--out", "none", "--decontaminate", "none", "--tokenizer",
+        "--out", OUT, "--decontaminate", "none", "--tokenizer",
     ],
-    "knowledge_cache": ["data_prep/knowledge_cache.py", "--cache", "none", "--tokenizer"],
+    "knowledge_cache": ["data_prep/knowledge_cache.py", "--cache", OUT, "--tokenizer"],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_script_says_so(model, name, monkeypatch):
+def test_every_script_says_so(model, name, tmp_path, monkeypatch):
     (model / "tokenizer.json").unlink()
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr("sys.argv", [*map(str, COMMANDS[name]), str(model)])
+    monkeypatch.setattr("sys.argv", [str(tmp_path / OUT if part is OUT else part) for part in [*COMMANDS[name], model]])
     main = runpy.run_path(COMMANDS[name][0])["main"]
     with pytest.raises(PosttrainError, match=rf"^{model}: (has no tokenizer\.json|its tokenizer turns)"):
         main()

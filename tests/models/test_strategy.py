@@ -154,7 +154,7 @@ def recipe_with(tmp_path: Path, keys: dict[str, Any]) -> list[str]:
         ({"freeze_layers": -1}, "expected 0 or more"),
         ({"freeze_layers": "2"}, r"expected int \| list"),
         ({"early_stopping_patience": 2}, "needs metric_for_best_model"),
-        ({"early_stopping_patience": 0, "metric_for_best_model": "eval_loss"}, "expected more than 0"),
+        ({"early_stopping_patience": 0, "metric_for_best_model": "eval_loss"}, "expected 1 or more"),
         ({"early_stopping_patience": 2, "metric_for_best_model": "eval_loss", "eval_strategy": "no"}, "needs eval_str"),
         ({"early_stopping_threshold": 0.1}, "needs early_stopping_patience"),
     ],

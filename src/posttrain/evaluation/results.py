@@ -115,6 +115,9 @@ def read_metrics(directory: Path) -> dict[str, Any]:
         raise ResultError(f"{path}: of schema {metrics['schema']}, expected {SCHEMA_VERSION}; evaluate it again")
     if fault := jsonl.mismatch(metrics, METRICS):
         raise ResultError(f"{path}: {fault}; {remedy}")
+    lengths = metrics["accuracy_by_length"]
+    if len(lengths["bins"]) != max(len(lengths["edges"]) - 1, 0):
+        raise ResultError(f"{path}: accuracy_by_length: {len(lengths['bins'])} bins between its edges; {remedy}")
     return metrics
 
 
