@@ -14,6 +14,8 @@ JOINT = re.compile(  # what may part two boxes of one list: separators, the name
     r"(?:[\s$,;:.=]|\\q?quad|\\[()\[\],; ]|\\text ?\{\s*(?:and|or)?\s*\}|and\b|or\b|\(?(?:[a-h1-9]|[ivx]{1,4})\)"
     r"|[A-Za-z](?:_\{?\w\}?)?\s*=)*"
 )
+DELIMITER = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)[ \t]?\\?[{}.]")  # needs no partner in the same span
+BRACE_AT_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,15}\{")
 SEPARATES = re.compile(r"[,;=)]|and|or")
 
 
@@ -111,3 +113,14 @@ def _balanced(text: str) -> str | None:
             return None
         escaped = character == "\\" and not escaped
     return None
+
+
+def is_broken(span: str) -> bool:
+    """Whether a brace lacks its partner, or stands at a word that is no command: `\\{9}.`, `isboxed{9}`.
+
+    Such a span is no prose but what is left of a box or a formula; a policy that were paid for it would unlearn both.
+    """
+    text = DELIMITER.sub(" ", span.replace("\\\\", " "))
+    escaped = text.count("\\{"), text.count("\\}")
+    plain = text.count("{") - escaped[0], text.count("}") - escaped[1]
+    return escaped[0] != escaped[1] or plain[0] != plain[1] or BRACE_AT_WORD.search(text) is not None

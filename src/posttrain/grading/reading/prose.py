@@ -7,6 +7,7 @@ several, or a word makes another value of the one it stands beside ("at least 5"
 
 import re
 
+from posttrain.grading.reading.boxes import is_broken
 from posttrain.grading.reading.clauses import (
     ADVERBS,
     ARTICLES,
@@ -47,8 +48,6 @@ ALTERNATIVE = re.compile(r"[.)]?\s(?:or|and)\s\(?[A-J]\b")
 LOWER_LABEL = re.compile(r"\(?([a-j])\)?\.?")
 OPTION = re.compile(r"\(?[A-J][.):]\)?\s*\S")
 HALF_DAY = re.compile(r"(?<=\d) ?([ap])\. ?m\b\.?", re.I)
-DELIMITER = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)[ \t]?\\?[{}.]")  # needs no partner in the same span
-BRACE_AT_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,15}\{")
 LIST_MARK = re.compile(r"(?:[-*•]|\d{1,2}[.)])\s+(?=\S)")
 
 
@@ -82,17 +81,6 @@ def read_span(span: str) -> str | None:
         )
     chosen = _listed(found, values) or _choose(found, values, [item.text for item in bold])
     return _with_unit(found, chosen) if isinstance(chosen, int) else chosen
-
-
-def is_broken(span: str) -> bool:
-    """Whether a brace lacks its partner, or stands at a word that is no command: `\\{9}.`, `isboxed{9}`.
-
-    Such a span is no prose but what is left of a box or a formula; a policy that were paid for it would unlearn both.
-    """
-    text = DELIMITER.sub(" ", span.replace("\\\\", " "))
-    escaped = text.count("\\{"), text.count("\\}")
-    plain = text.count("{") - escaped[0], text.count("}") - escaped[1]
-    return escaped[0] != escaped[1] or plain[0] != plain[1] or BRACE_AT_WORD.search(text) is not None
 
 
 def _label(text: str) -> str | None:
