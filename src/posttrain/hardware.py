@@ -138,6 +138,11 @@ def parse_config(path: str, text: str) -> dict[str, Any]:
             f"{path}: distributed_type: MULTI_CPU: accelerate starts a single process for it, without a word; write "
             f"MULTI_GPU with use_cpu: true, as accelerate_configs/cpu_2proc.yaml does"
         )
+    if config.get("distributed_type") == "FSDP" and config.get("use_cpu"):
+        raise HardwareError(
+            f"{path}: distributed_type: FSDP with use_cpu: true: accelerate shards nothing on CPUs then, without "
+            f"a word; use a machine with GPUs, or accelerate_configs/zero2.yaml, which shards on CPUs too"
+        )
     if checkpointing and (config.get("fsdp_config") or {}).get("fsdp_activation_checkpointing"):
         raise HardwareError(
             f"{path}: fsdp_config.fsdp_activation_checkpointing: true: {SECTION}.gradient_checkpointing does the same; "

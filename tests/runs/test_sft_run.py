@@ -104,12 +104,21 @@ def test_two_processes_have_the_losses_of_one(one_process, two_processes):
             assert two["tokens_seen"] == one["tokens_seen"]
 
 
-@pytest.mark.parametrize("name", ["fsdp2", "zero2", "zero3"])
+def test_fsdp_where_accelerate_would_shard_nothing_is_refused(tiny_data, tmp_path):
+    """Without GPUs accelerate takes DDP for FSDP: a run that promised sharding would hold every model whole."""
+    toggles = {"gradient_checkpointing": False, "attn_implementation": "varlen_sdpa"}
+    config = config_copy(tmp_path, "fsdp2", toggles, num_processes=2, use_cpu=False, mixed_precision="no")
+    done = launch(config, *arguments(tiny_data, tmp_path / "run"))
+    assert done.returncode != 0
+    assert "asks for distributed_type: FSDP, and accelerate runs" in done.stderr
+    assert not (tmp_path / "run/final").exists()
+
+
+@pytest.mark.parametrize("name", ["zero2", "zero3"])
 def test_sharded_training_has_the_losses_of_one_process(one_process, tiny_data, tmp_path, name):
-    if name.startswith("zero"):
-        pytest.importorskip("deepspeed", reason="deepspeed is not installed")
-        if not (shutil.which("g++") or shutil.which("c++")):
-            pytest.skip("DeepSpeed compiles its CPU communication, and there is no C++ compiler")
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    if not (shutil.which("g++") or shutil.which("c++")):
+        pytest.skip("DeepSpeed compiles its CPU communication, and there is no C++ compiler")
     toggles = {"gradient_checkpointing": False, "attn_implementation": "varlen_sdpa"}
     config = config_copy(tmp_path, name, toggles, num_processes=2, use_cpu=True, mixed_precision="no")
     done = launch(config, *arguments(tiny_data, tmp_path / "run", per_device_train_batch_size=2))

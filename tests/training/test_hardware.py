@@ -35,6 +35,7 @@ def nothing_stays_in_force():
         ("dynamo_config: {gradient_checkpointing: 'yes'}", "expected true or false"),
         ("dynamo_config: {attn_implementation: flash}", "expected one of sdpa, eager"),
         ("distributed_type: MULTI_CPU", "starts a single process"),
+        ("distributed_type: FSDP\nuse_cpu: true", "shards nothing on CPUs then"),
         (
             "dynamo_config: {gradient_checkpointing: true}\nfsdp_config: {fsdp_activation_checkpointing: true}",
             "leave one of them out",
@@ -133,7 +134,7 @@ def test_the_precision_of_the_file_is_in_force(tmp_path, monkeypatch):
     [
         ({"num_processes": 8}, {}, "num_processes: 8: but 1 of them run"),
         ({"num_processes": 8}, {"WORLD_SIZE": "2", "RANK": "0"}, "num_processes: 8: but 2 of them run"),
-        ({"distributed_type": "FSDP"}, {}, "distributed_type: FSDP: plain python shards nothing"),
+        ({"distributed_type": "FSDP", "use_cpu": False}, {}, "distributed_type: FSDP: plain python shards nothing"),
         ({"mixed_precision": "bf16"}, {"ACCELERATE_MIXED_PRECISION": "no"}, "PRECISION=bf16, the environment has no"),
         ({"mixed_precision": "bf17"}, {}, "accelerate cannot use it: ValueError: Unknown mixed_precision"),
         ({"no_such_key": 1}, {}, "accelerate cannot use it: ValueError: The config file"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import statistics
 import time
 import warnings
@@ -20,6 +21,7 @@ from posttrain.console import is_main_process, say
 from posttrain.data.encode import load_tokenizer
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
+from posttrain.launching import SHARDED, LaunchError
 from posttrain.models import trainable
 from posttrain.models.loading import read_config
 from posttrain.models.rope import base_rope, rope_of
@@ -105,6 +107,7 @@ class Run:
         `dataset` is what became of the rows, `details` what run.json says beside. Raises PosttrainError where no step
         was taken, so that such a run is never called finished.
         """
+        check_sharding(trainer)
         stopping.add_callbacks(trainer, self.recipe.build(StrategyOptions), callbacks)
         resumed_from = resume_point(self.output_dir)
         details = run_details(self, trainer, dataset) | details
@@ -220,6 +223,17 @@ def last_evaluation(trainer: WholeRun) -> dict[str, float]:
     lines = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     figures = lines[-1] if lines else {}
     return {k: v for k, v in figures.items() if k.startswith("eval_") and k not in EVALUATION_SPEED}
+
+
+def check_sharding(trainer: WholeRun) -> None:
+    """Raise LaunchError where the environment asks for sharding that accelerate does not do, as FSDP without GPUs."""
+    asked = next((kind for kind, variable in SHARDED.items() if os.environ.get(variable) == "true"), None)
+    in_force = trainer.accelerator.distributed_type
+    if asked and in_force != asked:
+        raise LaunchError(
+            f"the accelerate config asks for distributed_type: {asked}, and accelerate runs {in_force.value} on "
+            f"{trainer.accelerator.device}: every process would hold the whole model; use GPUs or another config"
+        )
 
 
 def sharding(trainer: WholeRun) -> str:
