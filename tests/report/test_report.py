@@ -91,11 +91,12 @@ def sample(question: int, verdict: str, completion: str = "The answer is \\boxed
 def evaluate(directory: Path, samples: list[dict], limit: int | None = None, run_id: str | None = None, **more) -> Path:
     """A finished evaluation as src/eval.py leaves it."""
     directory.mkdir(parents=True)
+    each = 1 + max((sample["sample"] for sample in samples), default=0)
     record = {
         "schema": results.SCHEMA_VERSION, "benchmark": directory.name, "data_sha256": "d" * 64, "limit": limit,
         "expected_samples": len(samples), "checkpoint": {"name": "Qwen2.5-1.5B", "run_id": run_id, "rope": {}},
         "grader": {"name": "posttrain", "version": "2"}, "prompt": {"name": "chat", "hash": "p", "form": "boxed"},
-        "decoding": {"temperature": 0.0, "num_samples": 1, "max_new_tokens": 9, "stop_token_ids": [2]},
+        "decoding": {"temperature": 0.0, "num_samples": each, "max_new_tokens": 9, "stop_token_ids": [2]},
         "backend": {"name": "hf_generate", "version": "5"}, "packages": {}, **more,
     }  # fmt: skip
     (directory / "settings.json").write_text(json.dumps(record))
@@ -293,7 +294,9 @@ def page(tmp_path_factory) -> Path:
     after = [sample(i, "correct" if i % 3 else "wrong", text) for i, text in enumerate(TEXTS)]
     evaluate(root / "evals/base/<b>&gsm8k", before)
     evaluate(root / "evals/tuned/<b>&gsm8k", after, run_id="run-1")
-    evaluate(root / "evals/tuned/several", [sample(i // 4, "correct" if i % 3 else "wrong") for i in range(40)])
+    evaluate(
+        root / "evals/tuned/several", [sample(i // 4, "correct" if i % 3 else "wrong", sample=i % 4) for i in range(40)]
+    )
     run = train(root / "outputs/tuned", "run-1", 10, 100)
     evals = [root / "evals/base", root / "evals/tuned"]
     done = run_script(
