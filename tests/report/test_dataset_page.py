@@ -87,7 +87,7 @@ def filtered(tmp_path_factory):
         "decontamination": {"ngram": 8, "against": {"gsm8k": {"sha256": "d", "questions": 1319, "rows": 3}}},
     }
     manifest["counts"]["kept"]["validation"] = 0
-    del manifest["digest"]  # as earlier versions wrote it
+    manifest["schema"] = 1  # of earlier versions, which wrote no digest
     (directory / "manifest.json").write_text(json.dumps(manifest))
     schema = pa.schema([*ROW_SCHEMA, ("reason", pa.string()), ("detail", pa.string())])
     turn = [{"role": "user", "content": "<script>alert(1)</script> $x^2$"}]
