@@ -323,7 +323,8 @@ def test_an_evaluation_may_start_its_own_server(early_sft, whole_tiny_data, tmp_
     extended = tmp_path / "long"
     made = run_script("src/rope.py", "extend", early_sft, extended, "--theta", 160000, "--positions", 2048)
     assert made.returncode == 0, made.stderr
-    (extended / "lineage.json").unlink()  # a directory somebody else made, whose lock alone knows its base
+    for name in ("lineage.json", "complete.json"):
+        (extended / name).unlink()  # a directory somebody else made, whose lock alone knows its base
     command = [
         "recipes/tiny_eval.yaml", "--model", extended, "--data_dir", whole_tiny_data, "--output_dir", tmp_path / "own",
         "--benchmarks", "tiny_1step", "--limit", 50, "--server", "vllm",
