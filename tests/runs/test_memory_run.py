@@ -10,7 +10,7 @@ from conftest import SEED, config_copy, kill_when, launch, must, record, run_scr
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
-# Of 64 questions. Every run tried answers all, with four seeds and in four numeric environments. Who has half of them
+# Of 64 questions. Every run tried answers all, with four seeds and in three numeric environments. Who has half of them
 # right, as a process with another's rows has, reaches it once in 4 million runs (52 or more of 64 at 1/2: 2e-7).
 READS = 0.8
 
