@@ -1,74 +1,33 @@
 """Any command, ended by any signal at any moment: nothing stays behind, and the same command ends with the same bytes.
 
-A sample of commands and signals is drawn here; POSTTRAIN_KILLS=1 tries every command with every signal.
+Servers are in test_servers_end.py.
 """
 
+import functools
 import hashlib
 import itertools
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import LAUNCHER, REPOSITORY, script_environment
-from traces import CHAT, solved
+from conftest import REPOSITORY, script_environment
+from every_command import COMMANDS, World
 
 pytestmark = pytest.mark.slow
 MARK = "POSTTRAIN_TEST_MARK"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 STARTED = 2.0  # seconds after which a command hears signals itself
-BASE = REPOSITORY / "assets/tiny_base"
-SHORT = {
-    "max_steps": 6, "save_steps": 2, "eval_strategy": "no", "sample_generations": 0, "logging_steps": 1,
-    "num_train_examples": 32, "per_device_train_batch_size": 2,
-}  # fmt: skip
-GRPO = {
-    "max_steps": 3, "save_steps": 1, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
-    "num_generations": 4, "max_completion_length": 24, "guard_steps": 1, "guard_prompts": 4, "probe": "warn",
-    "num_train_examples": 8, "eos_token": "<|im_end|>",
-}  # fmt: skip
-SAMPLED = {"num_questions": 40, "num_candidates": 2, "max_new_tokens": 24, "batch_size": 8}
-
-
-def flags(**values: object) -> list[str]:
-    return [str(part) for key, value in values.items() for part in (f"--{key}", value)]
-
-
-def commands(data: Path, traces: Path, out: Path) -> dict[str, list[str]]:
-    """A small run of each command, all of it below `out`."""
-    python, rows = [sys.executable], {"dataset_name": data / "tiny_math", "output_dir": out / "run"}
-    base = {"model_name_or_path": BASE}
-    launched = [*LAUNCHER, "accelerate_configs/cpu_2proc.yaml"]
-    rounds = {**rows, **base, **SAMPLED, "num_rounds": 1, "limit": 4, "benchmarks": "tiny_1step", "data_dir": data}
-    asked = {"model": BASE, "data_dir": data, "output_dir": out / "run", "benchmarks": "tiny_1step,tiny_2step"}
-    return {
-        "tiny_math": [*python, "data_prep/tiny_math.py", "--out", str(out / "run"), "--train", "3000", "--test", "100"],
-        "filter_traces": [
-            *python, "data_prep/filter_traces.py", str(traces), "--out", str(out / "run"), "--max-tokens", "256",
-            "--processes", "2", *map(str, CHAT),
-        ],
-        "sft": [*python, "src/sft.py", "recipes/tiny_sft.yaml", *flags(**rows, **SHORT)],
-        "sft, two processes": [*launched, "src/sft.py", "recipes/tiny_sft.yaml", *flags(**rows, **SHORT)],
-        "grpo": [*python, "src/grpo.py", "recipes/tiny_grpo.yaml", *flags(**rows, **base, **GRPO)],
-        "eval": [*python, "src/eval.py", "recipes/tiny_eval.yaml", *flags(**asked, limit=40, batch_size=8)],
-        "sample": [*python, "src/sample.py", "recipes/tiny_sample.yaml", *flags(**rows, **base, **SAMPLED)],
-        "expert_iteration": [
-            *python, "src/expert_iteration.py", "recipes/tiny_ei.yaml", *flags(**rounds, accept="best", select="first"),
-        ],
-    }  # fmt: skip
-
-
-NAMES = list(commands(Path("data"), Path("traces"), Path("out")))
-ALL = list(itertools.product(NAMES, SIGNALS))
-DRAWN = ALL if os.environ.get("POSTTRAIN_KILLS") else random.Random(20).sample(ALL, 4)
+ALL = list(itertools.product(COMMANDS, SIGNALS))
+DRAWN = random.Random(20).sample(ALL, 4)  # in `make test`; `make test-all` tries every command with every signal
+CASES = [pytest.param(*case, marks=[] if case in DRAWN else pytest.mark.exhaustive) for case in ALL]
+KEPT = ("*.parquet", "*.safetensors", "samples.jsonl", "guard.jsonl", "index.html", "*.svg")
 
 
 def start(command: list[str], mark: str) -> subprocess.Popen[str]:
@@ -103,7 +62,7 @@ def left_after(mark: str, seconds: float) -> list[str]:
 
 def results(out: Path) -> dict[str, str]:
     """Digests of what a command made that no clock is in."""
-    kept = [p for pattern in ("*.parquet", "*.safetensors", "samples.jsonl", "guard.jsonl") for p in out.rglob(pattern)]
+    kept = [path for pattern in KEPT for path in out.rglob(pattern)]
     places = {path: str(path.relative_to(out)) for path in kept}
     return {
         place: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -113,21 +72,36 @@ def results(out: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def traces(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("traces") / "traces.jsonl"
-    path.write_text("".join(json.dumps(solved(number)) + "\n" for number in range(4000)))
-    return path
+def world(once, whole_tiny_data) -> World:
+    return World(once, whole_tiny_data)
 
 
-@pytest.mark.parametrize(("name", "signum"), DRAWN, ids=lambda value: getattr(value, "name", value))
-def test_a_signal_leaves_nothing_behind_and_costs_no_byte(name, signum, whole_tiny_data, traces, tmp_path):
-    began = time.monotonic()
-    whole = start(commands(whole_tiny_data, traces, tmp_path / "whole")[name], "whole")
-    _, errors = whole.communicate(timeout=600)
-    assert whole.returncode == 0, errors[-3000:]
-    took = time.monotonic() - began
+Whole = Callable[[str], tuple[dict[str, str], float]]
 
-    mark, command = uuid.uuid4().hex, commands(whole_tiny_data, traces, tmp_path / "killed")[name]
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory) -> Whole:
+    """What a command leaves that nobody ends, and the seconds that it takes."""
+
+    @functools.cache
+    def run(name: str) -> tuple[dict[str, str], float]:
+        out = tmp_path_factory.mktemp("whole")
+        command, began = COMMANDS[name](world, out), time.monotonic()
+        ended_well(start(command, "whole"))
+        return results(out), time.monotonic() - began
+
+    return run
+
+
+def ended_well(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors[-3000:]
+
+
+@pytest.mark.parametrize(("name", "signum"), CASES, ids=lambda value: getattr(value, "name", value))
+def test_a_signal_leaves_nothing_behind_and_costs_no_byte(name, signum, world, whole, tmp_path):
+    expected, took = whole(name)
+    mark, command = uuid.uuid4().hex, COMMANDS[name](world, tmp_path)
     process = start(command, mark)
     moment = random.uniform(0.05, 0.95) * took
     print(f"{name}: {signum.name} after {moment:.2f} of {took:.2f} s")
@@ -144,7 +118,5 @@ def test_a_signal_leaves_nothing_behind_and_costs_no_byte(name, signum, whole_ti
         assert "Traceback" not in errors, errors[-2000:]
         assert process.returncode == 0 or errors.splitlines()[-1].startswith(f"interrupted by {signum.name}")
 
-    again = start(command, "again")
-    _, errors = again.communicate(timeout=600)
-    assert again.returncode == 0, errors[-3000:]
-    assert results(tmp_path / "killed") == results(tmp_path / "whole") != {}
+    ended_well(start(command, "again"))
+    assert results(tmp_path) == expected != {}

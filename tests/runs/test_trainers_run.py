@@ -1,7 +1,6 @@
 """Reward model, DPO, value head and distillation end to end on CPU: they learn, they record, they resume exactly."""
 
 import json
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,7 @@ from typing import Any
 import pytest
 from conftest import record, run_script
 from safetensors.torch import load_file
-
-from posttrain.data.rows import by_content, read_parquet
-from posttrain.pipelines.preference_data import write_outcomes, write_pairs
-from posttrain.pipelines.rollouts import Candidate, Rollout
+from verified import write_verified
 
 BASE = "assets/tiny_base"
 TIMED = (
@@ -27,30 +23,10 @@ TIMED = (
 pytestmark = pytest.mark.slow
 
 
-def answers(row: dict[str, Any]) -> Rollout:
-    """The gold solution, and the same with another number in the box."""
-    text = row["completion"][-1]["content"]
-    wrong = re.sub(r"boxed\{.*?\}", lambda _: f"boxed{{{int(row['answer']) + 7}}}", text)
-    verdicts = ((text, row["answer"], "correct"), (wrong, None, "wrong"))
-    return Rollout(row["id"], row["prompt"], row["answer"], [Candidate(t, 9, "stop", a, v) for t, a, v in verdicts])
-
-
 @pytest.fixture(scope="session")
 def data(once, tiny_data) -> Path:
     """Pairs and outcomes of gold solutions against altered ones: of all questions, and of twenty-four."""
     return once("verified", lambda out: write_verified(out, tiny_data))
-
-
-def write_verified(directory: Path, tiny_data: Path) -> None:
-    rows = by_content(read_parquet(tiny_data / "tiny_math/train.parquet"), 400)
-    for name, n in (("all", len(rows)), ("few", 24)):
-        (directory / name).mkdir()
-        (directory / name / "rollouts.jsonl").write_text("".join(answers(row).to_line() for row in rows[:n]))
-        (directory / name / "metrics.json").write_text("{}")
-    write_pairs([directory / "all"], directory / "pairs", 100, None)
-    write_pairs([directory / "few"], directory / "few_pairs", 0, None)
-    write_outcomes([directory / "few"], directory / "few_outcomes", 0)
-    (directory / "tiny_math").symlink_to(tiny_data / "tiny_math")
 
 
 @dataclass(frozen=True)
