@@ -9,7 +9,7 @@ import argparse
 from itertools import islice
 from pathlib import Path
 
-from posttrain.errors import ArgumentParser, PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, bounded, run_script
 from posttrain.memory.bank.questions import read_questions
 
 SHOWN = 100  # tokens
@@ -47,8 +47,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--qwen3-model-path", required=True, help="model whose tokenizer is used; directory or hub name"
     )
-    parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--batch-size", type=bounded(1), default=2)
+    parser.add_argument("--max-length", type=bounded(1), default=512)
     parser.add_argument("--prompt", default="chat", choices=["chat", "question_only"])
     parser.add_argument("--eos-token", help="ends a turn, <|im_end|> in ChatML; the tokenizer's own without")
     return parser.parse_args()

@@ -13,20 +13,23 @@ from pathlib import Path
 from posttrain.data.manifest import Source, check_dataset, write_dataset
 from posttrain.data.rows import QUESTIONS, ROW_SCHEMA, Row, by_content, read_parquet, row_id
 from posttrain.data.token_files import SUFFIX as IDS
-from posttrain.errors import ArgumentParser, PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, bounded, run_script
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, help="directory written by a data_prep script")
     parser.add_argument(
-        "--share", type=float, required=True, help="share of the training rows to make wrong, between 0 and 1"
+        "--share",
+        type=bounded(0, 1, float),
+        required=True,
+        help="share of the training rows to make wrong, between 0 and 1",
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=bounded(0, 2**63), default=0)
     arguments = parser.parse_args()
-    if not 0 < arguments.share <= 1:
-        parser.error(f"--share {arguments.share}: expected more than 0 and at most 1")
+    if arguments.share == 0:
+        parser.error("--share 0 would change nothing; expected more than 0 and at most 1")
     manifest = check_dataset(arguments.dataset)
     names = [name for name in manifest["files"] if not name.endswith(IDS)]
     splits = {Path(name).stem: read_rows(arguments.dataset / name) for name in names}

@@ -40,7 +40,7 @@ from posttrain.data.traces.steps import (
     unread_lines,
 )
 from posttrain.data.traces.workers import start_forkserver
-from posttrain.errors import ArgumentParser, PosttrainError, check_writable, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, bounded, check_writable, run_script
 from posttrain.locks import lock
 
 
@@ -154,43 +154,49 @@ def parse_arguments() -> argparse.Namespace:
     add("--tokenizer-revision")
     add("--prompt", default="chat", help="as in the recipe: chat, or a file of posttrain/data/prompts")
     add("--eos-token", help="as in the recipe; the tokenizer's own without it")
-    add("--max-tokens", type=int, required=True, help="the budget: the recipe's max_length")
+    add("--max-tokens", type=bounded(1), required=True, help="the budget: the recipe's max_length")
     add("--length-of", choices=("prompt+response", "response"), default="prompt+response", help="what must fit")
-    add("--min-tokens", type=int, default=2, help="tokens that a response must have, its end token included")
+    add("--min-tokens", type=bounded(0), default=2, help="tokens that a response must have, its end token included")
     add("--require-think", action="store_true", help="a response without </think> is unfinished; r1_zero implies it")
     add("--no-gold", action="store_true", help="do not check answers against gold ones")
-    add("--max-repeats", type=int, default=8, help="how often the same 20 tokens may come in a response")
-    add("--near-duplicates", type=float, default=0.8, help="similarity from which a row is one; 0 keeps them")
+    add("--max-repeats", type=bounded(1), default=8, help="how often the same 20 tokens may come in a response")
+    add(
+        "--near-duplicates",
+        type=bounded(0, 1, float),
+        default=0.8,
+        help="similarity from which a row is one; 0 keeps them",
+    )
     add("--decontaminate", default="all", help="benchmarks separated by commas, all, or none")
     add("--data-dir", type=Path, default=Path("data"), help="where the prepared benchmarks lie")
-    add("--max-per-source", type=int, help="rows to keep of one source at most")
+    add("--max-per-source", type=bounded(0), help="rows to keep of one source at most")
     add("--order-by", help="column of a pass rate; the highest are taken first, and a row without number is dropped")
-    add("--n", type=int, help="rows to keep, by a seeded hash of their content")
-    add("--validation", type=int, default=0, help="rows of these to hold out, whole questions at a time")
-    add("--seed", type=int, default=42)
+    add("--n", type=bounded(0), help="rows to keep, by a seeded hash of their content")
+    add("--validation", type=bounded(0), default=0, help="rows of these to hold out, whole questions at a time")
+    add("--seed", type=bounded(0, 2**63), default=42)
     add("--prompt-template", help="question from columns: '{subject}: {relation}'; {prompt} is what was found")
     add("--response-template", help="response from columns; {response} is what was found")
     add("--gold-column", help="column of the gold answer, or a field of one with a point: reward_model.ground_truth")
     add("--control-tokens", choices=("drop", "text"), default="drop", help="drop rows that hold one, or make it text")
-    add("--max-row-mb", type=float, default=ROW_BYTES / 2**20, help="MiB that a row may have once it is unpacked")
+    add(
+        "--max-row-mb",
+        type=bounded(0, 2**20, float),
+        default=ROW_BYTES / 2**20,
+        help="MiB that a row may have once it is unpacked",
+    )
     add("--strict", action="store_true", help="end at rows that cannot be read instead of counting them")
     add("--dry-run", action="store_true", help="print the table and write nothing")
     add("--keep-dropped", action="store_true", help="also write dropped.parquet")
     add("--work-dir", type=Path, help="where parts are kept for the next run; .filter_traces beside --out without it")
-    add("--processes", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-    add("--tasks", type=int, help="make the parts in so many datatrove tasks, each with its share of the files")
+    add("--processes", type=bounded(1), default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    add("--tasks", type=bounded(1), help="make the parts in so many datatrove tasks, each with its share of the files")
     add("--slurm", help="submit the tasks instead: partition:hours:minutes:seconds; --work-dir is shared by the nodes")
     arguments = parser.parse_args()
     if bool(arguments.inputs) == bool(arguments.hub):
         parser.error("name inputs, or --hub")
-    if not 0 < arguments.max_row_mb < 2**20:
+    if arguments.max_row_mb == 0:
         parser.error("--max-row-mb is more than 0")
-    if not 0 <= arguments.near_duplicates <= 1 or arguments.processes < 1 or arguments.max_tokens < 1:
-        parser.error("--near-duplicates lies between 0 and 1, --processes and --max-tokens are 1 or more")
     if arguments.slurm and not arguments.tasks:
         parser.error("--slurm needs --tasks")
-    if arguments.seed < 0 or min(arguments.validation, arguments.n or 0, arguments.max_per_source or 0) < 0:
-        parser.error("--seed, --validation, --n and --max-per-source are 0 or more")
     return arguments
 
 

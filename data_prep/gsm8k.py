@@ -15,7 +15,7 @@ from posttrain.data.benchmark_rows import check_golds
 from posttrain.data.manifest import write_dataset
 from posttrain.data.records import local_source, read_hub, read_json_lines
 from posttrain.data.sources import gsm8k
-from posttrain.errors import ArgumentParser, PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, bounded, run_script
 
 
 def main() -> None:
@@ -48,7 +48,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=Path, help="local JSON lines with question and answer")
     parser.add_argument("--test", type=Path, help="local JSON lines with question and answer")
     parser.add_argument("--revision", help="commit of openai/gsm8k on the hub; its newest without it, and recorded")
-    parser.add_argument("--validation", type=int, default=200, help="training rows held out, chosen by content hash")
+    parser.add_argument(
+        "--validation", type=bounded(1), default=200, help="training rows held out, chosen by content hash"
+    )
     parser.add_argument(
         "--style",
         choices=gsm8k.STYLES,
@@ -58,8 +60,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--keep-marks", action="store_true", help="keep the calculator marks, <<48/2=24>>")
     parser.add_argument("--tokenizer", help="directory or hub name; counts tokens into the manifest")
     arguments = parser.parse_args()
-    if arguments.validation < 1:
-        parser.error("--validation must be 1 or more")
     if (arguments.train is None) != (arguments.test is None):
         parser.error("--train and --test come together")
     return arguments

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from posttrain.console import counted
 from posttrain.data.records import read_json_lines
-from posttrain.errors import ArgumentParser, run_script
+from posttrain.errors import ArgumentParser, bounded, run_script
 from posttrain.locks import lock
 from posttrain.memory.bank.cache import (
     BankError,
@@ -76,8 +76,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--patterns", type=Path, help="JSON Lines with relation and pattern, for --triples")
     parser.add_argument("--tokenizer", required=True, help="directory or hub name")
     parser.add_argument("--cache", type=Path, default=Path("data/cache/knowledge_cache.pt"))
-    parser.add_argument("--knowledge-num", type=int, default=1024 * 1024, help="rows, a perfect square")
-    parser.add_argument("--knowledge-length", type=int, default=16, help="tokens of a row")
+    parser.add_argument("--knowledge-num", type=bounded(1), default=1024 * 1024, help="rows, a perfect square")
+    parser.add_argument("--knowledge-length", type=bounded(1), default=16, help="tokens of a row")
     parser.add_argument("--recompute", action="store_true", help="build it again where it exists")
     arguments = parser.parse_args()
     if (arguments.triples is None) != (arguments.patterns is None) or (arguments.source and arguments.triples):

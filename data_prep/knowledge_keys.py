@@ -12,7 +12,7 @@ import argparse
 import math
 from pathlib import Path
 
-from posttrain.errors import ArgumentParser, run_script
+from posttrain.errors import ArgumentParser, bounded, run_script
 from posttrain.memory.bank.cache import BankError, BankShape, load_bank, read_metadata, write_bank
 from posttrain.memory.bank.questions import Fact, with_object
 from posttrain.memory.bank.update import read_mappings
@@ -84,8 +84,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, required=True, help="the bank to place anew; it is not changed")
     parser.add_argument("--model", required=True, help="whose tokenizer and embeddings are used; directory or hub name")
     parser.add_argument("--out", type=Path, required=True, help="the placed bank")
-    parser.add_argument("--knowledge-dim", type=int, default=128, help="size of a key, as in the recipe")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--knowledge-dim", type=bounded(1), default=128, help="size of a key, as in the recipe")
+    parser.add_argument("--seed", type=bounded(0, 2**63), default=0)
     return parser.parse_args()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from posttrain.console import counted
 from posttrain.data.records import read_json_lines
 from posttrain.data.sources.omcq import convert, generate, read_triples, write_questions
-from posttrain.errors import ArgumentParser, PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, bounded, run_script
 from posttrain.locks import locked_file
 
 
@@ -42,9 +42,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, default=Path("sft_data/omcq_trex_data.json"), help="JSON array")
     parser.add_argument("--output", type=Path, default=Path("sft_data/omcq_trex_sft.jsonl"))
-    parser.add_argument("--max-samples", type=int, help="stop after so many conversations; all without it")
+    parser.add_argument("--max-samples", type=bounded(1), help="stop after so many conversations; all without it")
     parser.add_argument("--triples", type=Path, help="JSON Lines of facts; --input is made from them first")
-    parser.add_argument("--seed", type=int, default=0, help="draws the wrong options and the place of the right one")
+    parser.add_argument(
+        "--seed", type=bounded(0, 2**63), default=0, help="draws the wrong options and the place of the right one"
+    )
     arguments = parser.parse_args()
     if arguments.max_samples is not None and arguments.max_samples < 1:
         parser.error("--max-samples must be 1 or more")

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from posttrain.console import counts_line
-from posttrain.errors import ArgumentParser, run_script
+from posttrain.errors import ArgumentParser, bounded, run_script
 from posttrain.pipelines.preference_data import audit_pairs, write_outcomes, write_pairs
 
 
@@ -33,9 +33,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("samples", type=Path, nargs="*", help="directories of src/sample.py, or rejection buffers")
     parser.add_argument("--out", type=Path, help="directory of the dataset")
-    parser.add_argument("--validation", type=int, default=50, help="questions held out, chosen by content hash")
+    parser.add_argument("--validation", type=bounded(0), default=50, help="questions held out, chosen by content hash")
     parser.add_argument(
-        "--max-per-question", type=int, help="pairs of one question, so that no question outweighs others"
+        "--max-per-question", type=bounded(1), help="pairs of one question, so that no question outweighs others"
     )
     parser.add_argument("--outcomes", action="store_true", help="single samples and their outcome instead of pairs")
     parser.add_argument("--audit", type=Path, metavar="DATASET", help="grade a dataset of pairs anew instead")

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from posttrain.console import counts_line
-from posttrain.errors import ArgumentParser, run_script
+from posttrain.errors import ArgumentParser, bounded, run_script
 from posttrain.pipelines.candidates import ACCEPTS, CORRECT_SCORE, SELECTS, Rule, audit_dataset, write_selection
 
 
@@ -32,8 +32,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="directory of the dataset")
     parser.add_argument("--accept", choices=ACCEPTS, default="correct", help="anything else may train on wrong answers")
     parser.add_argument("--select", choices=SELECTS, default="first")
-    parser.add_argument("--threshold", type=float, default=CORRECT_SCORE, help="for --accept threshold")
-    parser.add_argument("--max-per-question", type=int, help="for --select all_correct")
+    parser.add_argument(
+        "--threshold", type=bounded(0, kind=float), default=CORRECT_SCORE, help="for --accept threshold"
+    )
+    parser.add_argument("--max-per-question", type=bounded(1), help="for --select all_correct")
     parser.add_argument("--audit", type=Path, metavar="DATASET", help="grade a dataset anew instead")
     arguments = parser.parse_args()
     if not arguments.audit and not (arguments.rollouts and arguments.out):

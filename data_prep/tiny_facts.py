@@ -9,7 +9,7 @@ from pathlib import Path
 
 from posttrain.data.sources import tiny_facts
 from posttrain.data.sources.omcq import write_questions
-from posttrain.errors import ArgumentParser, run_script
+from posttrain.errors import ArgumentParser, bounded, run_script
 from posttrain.locks import lock
 from posttrain.memory.bank.cache import BankShape, as_fact, build_bank, write_bank
 
@@ -36,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data/tiny_facts"))
     parser.add_argument("--names", type=int, default=8, choices=range(1, 17), help="first and last names; 4 · n² facts")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=bounded(0, 2**63), default=0)
     return parser.parse_args()
 
 

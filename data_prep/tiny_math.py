@@ -14,7 +14,7 @@ from posttrain.console import counted
 from posttrain.data.manifest import Source, write_dataset
 from posttrain.data.sources import tiny_tokenizer, tiny_world
 from posttrain.data.tokenise import open_tokenizer
-from posttrain.errors import ArgumentParser, run_script
+from posttrain.errors import ArgumentParser, bounded, run_script
 
 SOURCE = Source(id="posttrain.tiny_world", licence="Apache-2.0")
 
@@ -39,12 +39,12 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data"), help="directory of datasets")
-    parser.add_argument("--train", type=int, default=600, help="word problems for training")
-    parser.add_argument("--test", type=int, default=200, help="word problems in each held-out set")
+    parser.add_argument("--train", type=bounded(1), default=600, help="word problems for training")
+    parser.add_argument("--test", type=bounded(1), default=200, help="word problems in each held-out set")
     parser.add_argument(
-        "--text-lines", type=int, default=0, help="also write data/tiny_text, plain text for the base model"
+        "--text-lines", type=bounded(0), default=0, help="also write data/tiny_text, plain text for the base model"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=bounded(0, 2**63), default=0)
     parser.add_argument(
         "--tokenizer", type=Path, default=Path("assets/tiny_init"), help="tokenizer that counts the tokens of each row"
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from posttrain import atomic
 from posttrain.console import header, say
 from posttrain.data.benchmarks import load_benchmarks
-from posttrain.errors import ArgumentParser, run_script
+from posttrain.errors import ArgumentParser, bounded, run_script
 from posttrain.evaluation import best_of_n
 from posttrain.evaluation.comparison import ComparisonError
 from posttrain.evaluation.results import METRICS_FILE
@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("samples", type=Path, help="evals/<run> with several samples a question")
     parser.add_argument("--greedy", type=Path, required=True, help="evals/<run> of the same weights at temperature 0")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the benchmarks lie")
-    parser.add_argument("--batch_size", type=int, default=64, help="samples scored at once")
+    parser.add_argument("--batch_size", type=bounded(1), default=64, help="samples scored at once")
     return parser.parse_args()
 
 

@@ -7,7 +7,7 @@ A line is a question. `/new` forgets the conversation, Ctrl-C cuts an answer off
 
 import argparse
 
-from posttrain.errors import ArgumentParser, run_script
+from posttrain.errors import ArgumentParser, bounded, run_script
 from posttrain.models.source import check_model
 from posttrain.processes import leave_ctrl_c
 
@@ -59,8 +59,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("model", help="a checkpoint directory, an adapter or a model of the hub")
     parser.add_argument("--compare", metavar="OTHER", help="a second model that is asked the same")
     parser.add_argument("--prompt", default="trained", help="as in src/eval.py; the default is that of training")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--max_new_tokens", type=int, default=512)
+    parser.add_argument("--temperature", type=bounded(0, kind=float), default=0.0, help="0 is greedy")
+    parser.add_argument("--max_new_tokens", type=bounded(1), default=512)
     return parser.parse_args()
 
 

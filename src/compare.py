@@ -9,7 +9,7 @@ accuracy among answers of like length.
 import argparse
 from pathlib import Path
 
-from posttrain.errors import ArgumentParser, run_script
+from posttrain.errors import ArgumentParser, bounded, run_script
 from posttrain.evaluation.comparison import Comparison, ComparisonError, compare, length_table, table
 from posttrain.evaluation.results import METRICS_FILE, read_samples
 
@@ -18,7 +18,9 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("a", type=Path, help="evals/<run> of the baseline")
     parser.add_argument("b", type=Path, help="evals/<run> of the candidate")
-    parser.add_argument("--flips", type=int, default=0, help="changed answers to show per benchmark and direction")
+    parser.add_argument(
+        "--flips", type=bounded(0), default=0, help="changed answers to show per benchmark and direction"
+    )
     parser.add_argument("--lengths", action="store_true", help="accuracy by the length of the answer, in A's bins")
     arguments = parser.parse_args()
 

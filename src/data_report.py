@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from posttrain.data.manifest import check_dataset
-from posttrain.errors import ArgumentParser, PosttrainError, check_writable, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, bounded, check_writable, run_script
 
 
 def main() -> None:
@@ -19,10 +19,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="directory of the page; reports/<name of the dataset> without it")
     parser.add_argument("--tokenizer", help="directory or hub name; without it the one the manifest names")
     parser.add_argument("--prompt", help="as in a recipe; without it the one the rows were filtered for, else chat")
-    parser.add_argument("--budget", type=int, help="tokens of a packed row; without it the filter's max_tokens")
+    parser.add_argument("--budget", type=bounded(1), help="tokens of a packed row; without it the filter's max_tokens")
     arguments = parser.parse_args()
-    if arguments.budget is not None and arguments.budget < 1:
-        parser.error("--budget must be 1 or more")
 
     manifest = check_dataset(arguments.dataset)
     if manifest["tokens"] is None:

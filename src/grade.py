@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from posttrain.errors import ArgumentParser, PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, bounded, run_script
 from posttrain.grading.grader import Grader
 from posttrain.grading.reading.extract import find_answer
 from posttrain.grading.reading.golds import read_gold
@@ -71,7 +71,7 @@ def main() -> None:
     add("--gold-key", default="gold")
     add("--text-key", default="completion")
     add("--lenient", action="store_true", help="read what marks no answer, too")
-    add("--significant-digits", type=int, help="for golds that are rounded")
+    add("--significant-digits", type=bounded(1), help="for golds that are rounded")
     arguments = parser.parse_args()
     digits = arguments.significant_digits
     with Grader(tolerance=Tolerance(significant_digits=digits) if digits else None) as grader:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain import atomic
 from posttrain.console import Progress, header, plural, say
 from posttrain.data.rows import row_id
-from posttrain.errors import ArgumentParser, PosttrainError, check_writable, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, bounded, check_writable, run_script
 from posttrain.hardware import machine_facts
 from posttrain.lineage import code_state
 from posttrain.memory.bank.cache import check_mapping
@@ -94,10 +94,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="another copy of the bank, or one made from it by changing rows")
     parser.add_argument("--out", type=Path, help="directory of the result; evals/<run>/memory without it")
     parser.add_argument("--banks", nargs="+", default=list(BANKS), choices=BANKS)
-    parser.add_argument("--limit", type=int, help="ask so many questions, chosen by content hash")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--max-new-tokens", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the shuffled and the edited bank")
+    parser.add_argument("--limit", type=bounded(1), help="ask so many questions, chosen by content hash")
+    parser.add_argument("--batch-size", type=bounded(1), default=64)
+    parser.add_argument("--max-new-tokens", type=bounded(1), default=50)
+    parser.add_argument("--seed", type=bounded(0, 2**63), default=0, help="seed of the shuffled and the edited bank")
     return parser.parse_args()
 
 

@@ -8,7 +8,7 @@ Writes index.html, every figure as SVG and PNG, and table.txt. The first evaluat
 import argparse
 from pathlib import Path
 
-from posttrain.errors import ArgumentParser, check_writable, run_script
+from posttrain.errors import ArgumentParser, bounded, check_writable, run_script
 from posttrain.report.content import comparison_table, read_evaluations, read_runs
 from posttrain.report.evaluation_page import write_report
 from posttrain.report.memory_banks import read_bank_evaluations
@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory of the page")
     parser.add_argument("--title", help="title of the page; the name of its directory without it")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the benchmarks' questions lie")
-    parser.add_argument("--questions", type=int, default=200, help="questions to show for each benchmark; 0 shows all")
+    parser.add_argument(
+        "--questions", type=bounded(0), default=200, help="questions to show for each benchmark; 0 shows all"
+    )
     arguments = parser.parse_args()
     if not (arguments.evaluations or arguments.runs or arguments.memories):
         parser.error("name evaluations, --runs, --memories, or several")

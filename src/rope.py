@@ -11,7 +11,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from posttrain.errors import ArgumentParser, run_script
+from posttrain.errors import ArgumentParser, bounded, run_script
 from posttrain.models.rope import extend, read_rope, restore
 
 
@@ -23,8 +23,12 @@ def main() -> None:
         command.add_argument("model", type=Path)
         if name != "show":
             command.add_argument("out", type=Path)
-    commands.choices["extend"].add_argument("--theta", type=float, required=True, help="the new rotary base")
-    commands.choices["extend"].add_argument("--positions", type=int, required=True, help="the new longest position")
+    commands.choices["extend"].add_argument(
+        "--theta", type=bounded(1, kind=float), required=True, help="the new rotary base"
+    )
+    commands.choices["extend"].add_argument(
+        "--positions", type=bounded(1), required=True, help="the new longest position"
+    )
     commands.choices["extend"].add_argument("--reason", default="", help="why; it is kept in rope_lock.json")
     asked = parser.parse_args()
     if asked.command == "extend":

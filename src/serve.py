@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import processes
-from posttrain.errors import ArgumentParser, PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, bounded, run_script
 from posttrain.generation.vllm.server import (
     LOOPBACK,
     OTHER_MACHINES,
@@ -57,8 +57,8 @@ def sampling_values(arguments: list[str]) -> dict[str, Any]:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_name_or_path", help="a model directory or a model of the hub")
     parser.add_argument("--vllm_server_host", default=LOOPBACK)
-    parser.add_argument("--vllm_server_port", type=int, default=8000)
-    parser.add_argument("--vllm_max_model_length", type=int, help="tokens of prompt and completion together")
+    parser.add_argument("--vllm_server_port", type=bounded(1, 65535), default=8000)
+    parser.add_argument("--vllm_max_model_length", type=bounded(1), help="tokens of prompt and completion together")
     parser.add_argument("--rope", choices=["trained", "base"], default="trained", help="as in src/eval.py")
     values = vars(parser.parse_args(arguments))
     if values.pop("rope") == "base":

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import math
 import os
 import re
 import sys
@@ -88,6 +89,23 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(masked_text(message))
+
+
+def bounded(least: float, most: float = math.inf, kind: type = int) -> Callable[[str], float]:
+    """A type for `add_argument`: a number from `least` to `most`; what is none is refused with what was expected."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (least <= value <= most and math.isfinite(value)):
+            name = "a whole number" if kind is int else "a number"
+            to = f"from {least:g} to {most:g}" if math.isfinite(most) else f"{least:g} or more"
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {name}, {to}")
+        return value
+
+    return parse
 
 
 def check_writable(directory: Path) -> None:

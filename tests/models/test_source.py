@@ -9,6 +9,8 @@ import pytest
 from conftest import REPOSITORY
 
 from posttrain.data.encode import load_tokenizer
+from posttrain.data.manifest import Source, write_dataset
+from posttrain.data.rows import chat_row
 from posttrain.data.sources import tiny_facts
 from posttrain.data.tokenise import open_tokenizer
 from posttrain.errors import PosttrainError
@@ -133,3 +135,42 @@ def test_every_script_says_so(model, name, tmp_path, monkeypatch):
     main = runpy.run_path(COMMANDS[name][0])["main"]
     with pytest.raises(PosttrainError, match=rf"^{model}: (has no tokenizer\.json|its tokenizer turns)"):
         main()
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr("sys.argv", list(map(str, words)))
+    runpy.run_path(str(words[0]))["main"]()
+
+
+@pytest.mark.parametrize("gone", ["removed", "emptied"])
+def test_an_adapter_without_vocabulary_is_not_merged(model, gone, tmp_path, monkeypatch):
+    """Its base has one; what training did to the tokenizer lies with the adapter, and would be lost."""
+    (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(TINY_BASE)}))
+    (model / "adapter_model.safetensors").touch()
+    (model / "tokenizer.json").unlink()
+    if gone == "emptied":
+        (model / "tokenizer.json").touch()
+    with pytest.raises(PosttrainError, match=rf"^{model}: has no tokenizer\.json"):
+        run_main(monkeypatch, "src/merge.py", model, tmp_path / OUT)
+    assert not (tmp_path / OUT).exists()
+
+
+@pytest.mark.parametrize("option", [True, False], ids=["by an option", "by the manifest"])
+def test_a_page_on_data_needs_a_vocabulary(model, option, tmp_path, monkeypatch):
+    """Lengths of an empty tokenizer would all be the template's."""
+    row = chat_row("What is 1 + 1?", "It is \\boxed{2}.", "2", "s")
+    named = str(TINY_BASE) if option else str(model)
+    write_dataset(tmp_path / "data", {"train": [row]}, Source("s", "none"), 0, {}, named)
+    (model / "tokenizer.json").unlink()
+    asked = ["--tokenizer", model] if option else []
+    with pytest.raises(PosttrainError, match=rf"^{model}: its tokenizer turns"):
+        run_main(monkeypatch, "src/data_report.py", tmp_path / "data", "--out", tmp_path / OUT, *asked)
+    assert not (tmp_path / OUT).exists()
+
+
+@pytest.mark.parametrize("asked", [["MODEL"], [TINY_BASE, "--compare", "MODEL"]], ids=["chat", "chat --compare"])
+def test_nobody_chats_with_a_model_without_vocabulary(model, asked, monkeypatch):
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(PosttrainError, match=rf"^{model}: has no tokenizer\.json"):
+        run_main(monkeypatch, "src/chat.py", *(model if word == "MODEL" else word for word in asked))

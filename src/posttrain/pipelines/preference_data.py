@@ -168,6 +168,10 @@ def _why_no_pair(asked: Asked) -> str | None:
 
 def _split(questions: list[Asked], validation: int) -> list[tuple[str, list[Asked]]]:
     """Train and validation questions, held out by content and never by row: pairs of a question share its answers."""
+    if questions and validation >= len(questions):
+        raise PreferenceError(
+            f"--validation {validation}: takes all {len(questions)} questions and leaves none to train on; lower it"
+        )
     held = {entry["id"] for entry in by_content([{"id": asked.id} for asked in questions], validation)}
     train = [asked for asked in questions if asked.id not in held]
     return [("train", train), *([("validation", [asked for asked in questions if asked.id in held])] if held else [])]
