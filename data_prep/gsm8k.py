@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
         "--style",
         choices=gsm8k.STYLES,
         default="boxed",
-        help="how a solution ends: a sentence with \\boxed{42}, or r1_zero's tags around it",
+        help="how a solution ends: a sentence with \\boxed{42}, the line #### 42, or r1_zero's tags around it",
     )
     parser.add_argument("--keep-marks", action="store_true", help="keep the calculator marks, <<48/2=24>>")
     parser.add_argument("--tokenizer", help="directory or hub name; counts tokens into the manifest")

@@ -11,7 +11,7 @@ from posttrain.errors import PosttrainError
 HUB_NAME = "openai/gsm8k"
 LICENCE = "MIT"
 MARK = re.compile(r"<<[^<>]*>>")
-STYLES = ("boxed", "r1_zero")
+STYLES = ("boxed", "hashes", "r1_zero")
 
 
 def to_rows(records: list[Record], split: str, style: str, keep_marks: bool) -> tuple[list[Row], Counter[str]]:
@@ -38,6 +38,8 @@ def solution(reasoning: str, gold: str, style: str) -> str:
     """The completion text: reasoning, then the answer in the style's form."""
     if style == "r1_zero":  # the prompt ends inside <think>; exactly one space, as the strict format wants it
         return f" {reasoning} </think> <answer> \\boxed{{{gold}}} </answer>"
+    if style == "hashes":
+        return f"{reasoning}\n#### {gold}"
     return f"{reasoning}\nThe answer is \\boxed{{{gold}}}."
 
 
