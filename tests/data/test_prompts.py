@@ -13,8 +13,10 @@ from transformers import AutoTokenizer
 from posttrain.data import prompts
 from posttrain.data.prompts import DIRECTORY, declared_prompt, prompt_file, render_prompt
 from posttrain.data.prompts.control_tokens import WORD_JOINER, control_tokens
+from posttrain.data.sources import gsm8k
 from posttrain.errors import PosttrainError
 from posttrain.grading.formats import in_form, in_published_form
+from posttrain.grading.grader import Grader, Verdict
 from posttrain.recipe.sampling_options import EvalOptions
 
 NAMES = yaml.safe_load((DIRECTORY / "prompts.yaml").read_text())
@@ -137,6 +139,16 @@ def test_the_format_of_r1_zero(completion, published, clean):
 def test_other_formats(form, good, bad):
     assert in_form(form, good)
     assert not in_form(form, bad)
+
+
+@pytest.mark.parametrize(("style", "prompt"), [("boxed", "chat"), ("hashes", "math_tutor"), ("r1_zero", "r1_zero")])
+def test_each_style_of_gsm8k_is_in_the_form_of_its_prompt_and_right(style, prompt):
+    assert style in gsm8k.STYLES
+    text = gsm8k.solution("3 + 4 = 7.\n7 + 5 = 12.", "12", style)
+    assert in_form(declared_prompt(prompt).form, text)
+    with Grader() as grader:
+        (grade,) = grader.grade(["12"], [text], [False])
+    assert grade.verdict is Verdict.CORRECT
 
 
 def test_without_a_template_no_reader_of_chat_rows_ends_in_a_traceback(tokenizer):
