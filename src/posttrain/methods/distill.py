@@ -60,7 +60,8 @@ class OfflineDistiller(RecipeTrainer):
         for name, value in (("divergence", divergence), ("cross_entropy", cross_entropy)):
             self._metrics[mode][name].append((value.detach() / n).item())
         if self.is_logged_step() or not model.training:
-            self._add_token_metrics(outputs.logits.detach(), labels, mode)
+            kept = targets != IGNORED
+            self._add_token_metrics(outputs.logits[:, :-1][kept].detach(), targets[kept], mode)
         items = n if num_items_in_batch is None else num_items_in_batch
         loss = self.distillation.mixed(divergence, cross_entropy) / items
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:

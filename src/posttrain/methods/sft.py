@@ -1,6 +1,7 @@
 """Supervised fine-tuning: rows, trainer and record of one run. `src/sft.py` is the order of events."""
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from posttrain.data.benchmarks import Benchmark
-from posttrain.data.encode import IGNORED, Encoding, load_split
+from posttrain.data.encode import Encoding, load_split
 from posttrain.data.manifest import split_path
 from posttrain.data.packing import pack
 from posttrain.data.rows import QUESTIONS, by_content, read_parquet
 from posttrain.hardware import Hardware
 from posttrain.models import loading, packed_attention, trainable
+from posttrain.models.labelled_head import labelled_only, predicting, targets
 from posttrain.recipe.options import SftOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
 from posttrain.training.base_trainer import WholeRun
@@ -37,31 +39,39 @@ class RecipeTrainer(WholeRun, SFTTrainer):
         warnings.filterwarnings("ignore", "`label_smoothing_factor` is deprecated", FutureWarning)
         super().__init__(**kwargs)
         self.label_smoother = None
-        if self.args.label_smoothing_factor and self.args.loss_type == "nll":
-            self.compute_loss_func = self.smoothed_loss
+        fused = self.accelerator.device.type in FUSED_HEAD_DEVICES
+        self.labelled_head = (
+            not fused and not self.aux_loss_enabled
+        )  # a mixture of experts adds to the model's own loss
+        if self.args.loss_type == "nll" and (self.args.label_smoothing_factor or self.labelled_head):
+            self.compute_loss_func = self.labelled_loss
 
-    def smoothed_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Label-smoothed cross entropy of one forward pass. labels: (B, T), as yet unshifted"""
-        kept = labels[:, 1:] != IGNORED
-        total = SftLoss(self.args.label_smoothing_factor, "sum")(outputs.logits[:, :-1][kept], labels[:, 1:][kept])
-        return total / (kept.sum() if num_items_in_batch is None else num_items_in_batch)
+    def labelled_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Cross entropy of one forward pass in float32, smoothed where the recipe asks for it. labels: (B, T)"""
+        n = targets(labels).numel() if num_items_in_batch is None else num_items_in_batch
+        total = SftLoss(self.args.label_smoothing_factor, "sum")(labelled_logits(outputs, labels), targets(labels))
+        return total / torch.as_tensor(n).clamp(min=1)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's loss; on devices without its Triton kernel the model's own cross entropy, equal to 1e-6.
+        """TRL's loss; on devices without its Triton kernel a cross entropy equal to the model's own to 1e-6.
 
-        There, and with label smoothing, TRL's per-token metrics are computed on steps that are logged, not on all.
+        That one puts labelled positions alone through the head. There, and with label smoothing, TRL's per-token
+        metrics are computed on steps that are logged, not on all.
         """
         fused = inputs["input_ids"].device.type in FUSED_HEAD_DEVICES and self.compute_loss_func is None
         if self.args.loss_type != "nll" or fused:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs, labels = {**inputs, "use_cache": False}, inputs["labels"]  # Trainer takes them out of what it is given
-        loss, outputs = Trainer.compute_loss(
-            self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
+        unwrapped = self.accelerator.unwrap_model(model)
+        with labelled_only(unwrapped, labels) if self.labelled_head else nullcontext():
+            loss, outputs = Trainer.compute_loss(
+                self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+            )
         if self.is_logged_step() or not model.training:
-            self._add_token_metrics(outputs.logits.detach(), labels, "train" if model.training else "eval")
+            logits = labelled_logits(outputs, labels).detach()
+            self._add_token_metrics(logits, targets(labels), "train" if model.training else "eval")
         return (loss, outputs) if return_outputs else loss
 
     def is_logged_step(self) -> bool:
@@ -69,19 +79,23 @@ class RecipeTrainer(WholeRun, SFTTrainer):
         return (self.state.global_step + 1) % max(1, int(self.args.logging_steps)) == 0
 
     def _add_token_metrics(self, logits: torch.Tensor, labels: torch.Tensor, mode: str) -> None:
-        """Token accuracy and entropy over completion tokens. logits: (B, T, V)    labels: (B, T)"""
-        valid = labels[:, 1:] != IGNORED
-        n = int(valid.sum())
+        """Token accuracy and entropy over completion tokens. logits: (N, V)    labels: (N,)"""
+        n = labels.numel()
         correct = entropy = 0.0
         # In pieces: a float32 copy of all logits would be the largest tensor of the step.
-        pieces = zip(logits[:, :-1][valid].split(METRIC_TOKENS), labels[:, 1:][valid].split(METRIC_TOKENS), strict=True)
-        for piece, targets in pieces if n else ():
-            correct += (piece.argmax(-1) == targets).sum().item()
+        for piece, wanted in zip(logits.split(METRIC_TOKENS), labels.split(METRIC_TOKENS), strict=True) if n else ():
+            correct += (piece.argmax(-1) == wanted).sum().item()
             log_probs = piece.float().log_softmax(-1)
             entropy -= (log_probs.exp() * log_probs).sum().item()
         if n:
             self._metrics[mode]["mean_token_accuracy"].append(correct / n)
             self._metrics[mode]["entropy"].append(entropy / n)
+
+
+def labelled_logits(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    """The (N, V) logits that predict labels, of a forward pass on them alone or on all positions. labels: (B, T)"""
+    logits = outputs.logits
+    return logits if logits.dim() == 2 else logits[predicting(labels)]
 
 
 def build_arguments(recipe: Recipe, hardware: Hardware) -> SFTConfig:
