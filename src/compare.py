@@ -1,15 +1,18 @@
 """Compare two checkpoints on the benchmarks that both were evaluated on: is B better than A?
 
     python src/compare.py evals/tiny_base evals/tiny_sft [--flips 3] [--lengths]
+    python src/compare.py evals/by_transformers evals/by_vllm --agreement 5
 
 Refuses, with the field's name, where the two were not evaluated alike. --flips shows answers that changed, --lengths
-accuracy among answers of like length.
+accuracy among answers of like length. --agreement is for the same weights under two backends: how many answers are the
+same in text and verdict, where the others part, and the first of them.
 """
 
 import argparse
 from pathlib import Path
 
 from posttrain.errors import ArgumentParser, bounded, run_script
+from posttrain.evaluation.agreement import agreement_table
 from posttrain.evaluation.comparison import Comparison, ComparisonError, compare, length_table, table
 from posttrain.evaluation.results import METRICS_FILE, read_samples
 
@@ -22,6 +25,8 @@ def main() -> None:
         "--flips", type=bounded(0), default=0, help="changed answers to show per benchmark and direction"
     )
     parser.add_argument("--lengths", action="store_true", help="accuracy by the length of the answer, in A's bins")
+    parser.add_argument("--agreement", type=int, metavar="N", help="answer by answer, and N that part")
+    parser.add_argument("--shared", action="store_true", help="on the questions both answered, where limit differs")
     arguments = parser.parse_args()
 
     shared = sorted(
@@ -31,8 +36,10 @@ def main() -> None:
     )
     if not shared:
         raise ComparisonError(f"{arguments.a} and {arguments.b}: share no finished benchmark")
-    comparisons = [compare(arguments.a / name, arguments.b / name) for name in shared]
+    comparisons = [compare(arguments.a / name, arguments.b / name, arguments.shared) for name in shared]
     print(table(comparisons))
+    for name in shared if arguments.agreement is not None else ():
+        print("\n" + agreement_table(arguments.a / name, arguments.b / name, arguments.agreement))
     for comparison in comparisons if arguments.lengths else ():
         print("\n" + length_table(comparison))
     for comparison in comparisons if arguments.flips else ():

@@ -4,8 +4,10 @@ A shape is a type (`float`: any finite number), a set of allowed values, a dict 
 there), `{str: shape}` for any keys, `[shape]` for a list, and a tuple of shapes for either of them.
 """
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,10 +66,13 @@ def read_object(path: Path, shape: Shape, remedy: str) -> dict[str, Any] | None:
 
 
 def read_lines(path: Path, shape: Shape, remedy: str) -> list[dict[str, Any]]:
-    """Objects of a JSON Lines file, empty lines passed over; raises DamageError with the line and `remedy`."""
+    """Objects of a JSON Lines file (`.gz`: compressed), empty lines passed over; raises DamageError, which names the
+    line and the `remedy`.
+    """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines, which also splits at U+2028
-    except (OSError, UnicodeDecodeError) as error:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        lines = content.decode("utf-8-sig").split("\n")  # not splitlines, which also splits at U+2028
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DamageError(f"{path}: cannot be read ({error}); {remedy}") from error
     found = []
     for number, line in enumerate(lines, start=1):

@@ -1,6 +1,7 @@
 """Test whether B is better than A on the same questions, and which difference this benchmark could have shown."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import scipy.stats
 
 from posttrain.errors import PosttrainError
-from posttrain.evaluation.estimates import in_percent
+from posttrain.evaluation.estimates import in_percent, length_edges
 from posttrain.evaluation.results import read_metrics, read_samples
 from posttrain.evaluation.scoring import accuracy_by_length, is_correct, questions_of
 
@@ -95,20 +96,22 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted
 
 
-def compare(a: Path, b: Path) -> Comparison:
-    """Compare two directories evals/<run>/<benchmark>; raises ComparisonError where a setting differs."""
-    metrics = [read_metrics(path) for path in (a, b)]
-    for field in MUST_AGREE:
-        left, right = (_setting(m, field) for m in metrics)
-        if left != right:
-            raise ComparisonError(f"{a} and {b}: {field} differs ({left!r} and {right!r}); evaluate both alike")
+def compare(a: Path, b: Path, shared: bool = False) -> Comparison:
+    """Compare two directories evals/<run>/<benchmark>; raises ComparisonError where a setting differs.
+
+    shared: compare on the questions that both answered, where one was asked fewer (`limit`)
+    """
+    benchmark = check_alike(a, b, ("limit",) if shared else ())
     samples = [read_samples(path)[1] for path in (a, b)]
+    if shared:
+        both = {s["id"] for s in samples[0]} & {s["id"] for s in samples[1]}
+        samples = [[sample for sample in side if sample["id"] in both] for side in samples]
     outcomes = [questions_of(side, is_correct) for side in samples]
     if outcomes[0].keys() != outcomes[1].keys():
         raise ComparisonError(f"{a} and {b}: hold different questions; evaluate both on the same file")
     ids = list(outcomes[0])
     if len(ids) < 2:
-        raise ComparisonError(f"{a}: has {len(ids)} question; a comparison needs two")
+        raise ComparisonError(f"{a} and {b}: share {len(ids)} question; a comparison needs two")
     left, right = (np.array([np.mean(o[i]) for i in ids]) for o in outcomes)
     differences = right - left
     mean, low, high = paired_interval(differences)
@@ -116,7 +119,7 @@ def compare(a: Path, b: Path) -> Comparison:
     better = [i for i, d in zip(ids, differences, strict=True) if d > 0]
     worse = [i for i, d in zip(ids, differences, strict=True) if d < 0]
     return Comparison(
-        benchmark=metrics[0]["benchmark"],
+        benchmark=benchmark,
         questions=len(ids),
         a=float(left.mean()),
         b=float(right.mean()),
@@ -128,20 +131,31 @@ def compare(a: Path, b: Path) -> Comparison:
         detectable=detectable_difference(differences),
         better=better,
         worse=worse,
-        strict=_difference(metrics, "accuracy_strict"),
-        lenient=_difference(metrics, "accuracy_lenient"),
-        lengths=_by_length(metrics[0]["accuracy_by_length"], samples[1]),
+        strict=_difference(samples, lambda s: is_correct(s) and s["format"]),
+        lenient=_difference(samples, lambda s: s["correct_lenient"]),
+        lengths=_by_length(*samples),
     )
 
 
-def _difference(metrics: list[dict[str, Any]], name: str) -> float:
-    return metrics[1][name]["value"] - metrics[0][name]["value"]
+def check_alike(a: Path, b: Path, may_differ: tuple[str, ...] = ()) -> str:
+    """The benchmark of two results; raises ComparisonError for the first setting that differs."""
+    metrics = [read_metrics(path) for path in (a, b)]
+    for field in MUST_AGREE:
+        left, right = (_setting(m, field) for m in metrics)
+        if left != right and field not in may_differ:
+            raise ComparisonError(f"{a} and {b}: {field} differs ({left!r} and {right!r}); evaluate both alike")
+    return metrics[0]["benchmark"]
 
 
-def _by_length(of_a: dict[str, Any], samples_of_b: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    of_b = accuracy_by_length(samples_of_b, of_a["edges"])
-    bins = zip(of_a["edges"][:-1], of_a["bins"], of_b["bins"], strict=True)
-    return [{"from": edge, "a": left, "b": right} for edge, left, right in bins]
+def _difference(samples: list[list[dict[str, Any]]], counts: Callable[[dict[str, Any]], bool]) -> float:
+    left, right = (sum(map(counts, side)) / len(side) for side in samples)
+    return right - left
+
+
+def _by_length(of_a: list[dict[str, Any]], of_b: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    edges = length_edges([sample["tokens"] for sample in of_a])
+    bins = (accuracy_by_length(side, edges)["bins"] for side in (of_a, of_b))
+    return [{"from": edge, "a": a, "b": b} for edge, a, b in zip(edges[:-1], *bins, strict=True)]
 
 
 def _setting(metrics: dict[str, Any], field: str) -> Any:

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from posttrain import atomic
+from posttrain import atomic, digests, jsonl
 from posttrain.evaluation.published_graders import make_grader
-from posttrain.evaluation.results import SAMPLES_FILE, SETTINGS_FILE
+from posttrain.evaluation.results import SETTINGS_FILE, samples_path, write_samples
 from posttrain.evaluation.samples import grade_leniently, vote
 from posttrain.grading.grader import VERSION
 
@@ -14,20 +14,26 @@ from posttrain.grading.grader import VERSION
 def regrade(directory: Path) -> str | None:
     """Grade the samples again where another version of our rules graded them; what changed, in words, or None.
 
+    The metrics are still those of before, and the directory has no mark until `rebuild` has written both.
+
     Published graders have no versions here, and a directory without settings or samples is left to `rebuild`.
     """
-    settings_path, samples_path = directory / SETTINGS_FILE, directory / SAMPLES_FILE
-    if not settings_path.is_file() or not samples_path.is_file():
+    settings_path, path = directory / SETTINGS_FILE, samples_path(directory)
+    if not settings_path.is_file() or not path.is_file():
         return None
     settings = json.loads(settings_path.read_text())
     used = settings.get("grader", {})
     if used.get("name") != "posttrain" or used.get("version") == VERSION:
         return None
-    old = [json.loads(line) for line in samples_path.read_text().split("\n") if line]
+    remedy = f"remove {directory} and evaluate again"
+    digests.check_files(directory, [SETTINGS_FILE, path.name], remedy)
+    old = jsonl.read_lines(path, {}, remedy)
     new = _graded(old, used.get("answer_tolerance"))
     changed = sum(a["verdict"] != b["verdict"] for a, b in zip(old, new, strict=True))
-    atomic.write_bytes(samples_path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in new).encode())
-    atomic.write_json(settings_path, {**settings, "grader": {**used, "version": VERSION}})
+    settings |= {"grader": {**used, "version": VERSION}}
+    (directory / digests.MARK).unlink(missing_ok=True)  # of the old bytes: it would call the new ones damaged
+    write_samples(path, new)
+    atomic.write_json(settings_path, settings)
     return f"{directory}: graded by version {used.get('version')}, now by {VERSION}: {changed} of {len(new)} changed"
 
 

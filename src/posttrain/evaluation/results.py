@@ -3,6 +3,7 @@
 What is read back is as it was written: complete.json holds digests, each line of what survives an interruption its own.
 """
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ SCHEMA_VERSION = 2
 SETTINGS_FILE = "settings.json"
 PARTIAL_FILE = "samples.partial.jsonl"
 SAMPLES_FILE = "samples.jsonl"
+COMPRESSED_FILE = "samples.jsonl.gz"  # of a result that is kept
 METRICS_FILE = "metrics.json"
 
 ESTIMATE = {"value": float, "low": float, "high": float}
@@ -91,13 +93,22 @@ class Result:
 
     def finish(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Write samples and metrics, and return the metrics."""
-        atomic.write_bytes(
-            self.directory / SAMPLES_FILE,
-            _lines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples),
-        )
+        write_samples(self.directory / SAMPLES_FILE, samples)
         metrics = write_metrics(self.directory, self.settings, samples)
         self.partial.unlink(missing_ok=True)
         return metrics
+
+
+def samples_path(directory: Path) -> Path:
+    """Where the samples of a result lie: `samples.jsonl`, or compressed beside where it would be."""
+    plain, compressed = directory / SAMPLES_FILE, directory / COMPRESSED_FILE
+    return compressed if compressed.is_file() and not plain.is_file() else plain
+
+
+def write_samples(path: Path, samples: list[dict[str, Any]]) -> None:
+    """Write graded samples, compressed where the name ends in .gz; the same samples are the same bytes."""
+    content = _lines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    atomic.write_bytes(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _lines(lines: Iterable[str]) -> bytes:
@@ -123,23 +134,23 @@ def read_metrics(directory: Path) -> dict[str, Any]:
 
 def read_samples(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """settings.json and samples.jsonl, each sample there once; raises ResultError or DamageError otherwise."""
-    remedy = f"remove {directory} and evaluate again"
-    if not all((directory / name).is_file() for name in (SETTINGS_FILE, SAMPLES_FILE)):
+    remedy, path = f"remove {directory} and evaluate again", samples_path(directory)
+    if not path.is_file() or not (directory / SETTINGS_FILE).is_file():
         raise ResultError(f"{directory}: has no {SETTINGS_FILE} and {SAMPLES_FILE}; expected evals/<run>/<benchmark>")
-    digests.check_files(directory, [SETTINGS_FILE, SAMPLES_FILE], remedy)
+    digests.check_files(directory, [SETTINGS_FILE, path.name], remedy)
     settings = jsonl.read_object(directory / SETTINGS_FILE, SETTINGS, remedy) or {}
-    samples = jsonl.read_lines(directory / SAMPLES_FILE, GRADED, remedy)
+    samples = jsonl.read_lines(path, GRADED, remedy)
     per_question = settings["decoding"]["num_samples"]
     counted = Counter((sample["id"], sample["sample"]) for sample in samples)
     questions = {sample["id"] for sample in samples}
     expected = {(question, number) for question in questions for number in range(per_question)}
     if wrong := sorted({*expected - set(counted), *(place for place, n in counted.items() if n > 1)}):
         (question, number), n = wrong[0], counted[wrong[0]]
-        where = f"{directory / SAMPLES_FILE}: question {question}, sample {number}"
+        where = f"{path}: question {question}, sample {number}"
         raise ResultError(f"{where}: there {n} times, expected once; {remedy}")
     if len(samples) != settings["expected_samples"]:
-        path, expected = directory / SAMPLES_FILE, settings["expected_samples"]
-        raise ResultError(f"{path}: has {len(samples)} samples, expected {expected}; {remedy}")
+        expected_samples = settings["expected_samples"]
+        raise ResultError(f"{path}: has {len(samples)} samples, expected {expected_samples}; {remedy}")
     return settings, samples
 
 
@@ -153,7 +164,7 @@ def write_metrics(directory: Path, settings: dict[str, Any], samples: list[dict[
     metrics = {**settings, **compute_metrics(samples)}
     check_counts(metrics)
     content = atomic.json_bytes(metrics)
-    written = {name: digests.stamp(directory / name) for name in (SETTINGS_FILE, SAMPLES_FILE)}
+    written = {name: digests.stamp(directory / name) for name in (SETTINGS_FILE, samples_path(directory).name)}
     digests.write_mark(directory, {**written, METRICS_FILE: digests.stamp_bytes(content)})
     atomic.write_bytes(directory / METRICS_FILE, content)
     return metrics
