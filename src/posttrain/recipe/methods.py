@@ -45,7 +45,9 @@ class Method:
     """One trainer of recipes.
 
     `options` are our classes and `library` the arguments of TRL's trainer, where `switch` is a key that chooses between
-    two. No run should rest on a library's default for the keys `required`, beside our own without a default.
+    two. No run should rest on a library's default for the keys `required`, beside our own without a default. A plan
+    reads how many `rows` it computes for one of a batch, and the `head` of its loss: TRL's `fused` one, `whole` logits
+    over the vocabulary, or `none`.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Method:
     required: tuple[str, ...] = ()
     launcher: str = ACCELERATE
     switch: str | None = None
+    rows: int = 1
+    head: str = "fused"
 
     @cached_property
     def classes(self) -> tuple[type, ...]:
@@ -117,6 +121,7 @@ ROWS = (
         library=(trl_config("dpo_config.py:DPOConfig"),),
         rules=(rules.pair_contradictions, rules.strategy_contradictions),
         required=(*TRAINING, "max_length", "beta", "loss_type"),
+        rows=2,
     ),
     Method(
         "reward_model",
@@ -124,6 +129,8 @@ ROWS = (
         library=(trl_config("reward_config.py:RewardConfig"),),
         rules=(rules.pair_contradictions, rules.strategy_contradictions),
         required=(*TRAINING, "max_length"),
+        rows=2,
+        head="none",
     ),
     Method(
         "value",
@@ -131,6 +138,7 @@ ROWS = (
         library=((TRAINING_ARGUMENTS,),),
         rules=(rules.value_contradictions, rules.pair_contradictions, rules.strategy_contradictions),
         required=TRAINING,
+        head="none",
     ),
     Method(
         "distill",
@@ -139,6 +147,7 @@ ROWS = (
         rules=(rules.distill_contradictions, rules.sft_contradictions, rules.strategy_contradictions),
         required=TRAINING,
         switch="on_policy",
+        head="whole",
     ),
     Method(
         "memory_sft",
@@ -146,6 +155,7 @@ ROWS = (
         library=(SFT_CONFIG,),
         rules=(rules.memory_sft_contradictions, rules.strategy_contradictions),
         required=(*TRAINING, "max_length"),
+        head="whole",
     ),
     Method("eval", options=(EvalOptions,), rules=(rules.eval_contradictions,), launcher=PYTHON),
     Method("sample", options=(SampleOptions,), rules=(rules.sampling_contradictions,), launcher=PYTHON),

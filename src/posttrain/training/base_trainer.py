@@ -23,7 +23,9 @@ from posttrain.generation.samplers import HfSampler
 from posttrain.hardware import find_config
 from posttrain.models import checkpoints
 from posttrain.models.rope import write_both_forms
-from posttrain.plan.memory import advice, sizes_of
+from posttrain.plan.memory.advice import advice
+from posttrain.plan.memory.live import sizes_of
+from posttrain.plan.shapes import ShapeError
 from posttrain.training.progress import Opening, show_progress
 from posttrain.training.safe_loading import tensors_only
 
@@ -67,7 +69,10 @@ class WholeRun(Trainer):
         except torch.OutOfMemoryError as error:
             device = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
             config = (find_config() or Path("accelerate_configs/….yaml")).name
-            text = advice(sizes_of(self), config, self.args.gradient_accumulation_steps, device)
+            try:
+                text = advice(sizes_of(self), config, device)
+            except ShapeError as unknown:
+                text = f"CUDA is out of memory ({unknown})"
             raise PosttrainError(f"{text}\n       {' '.join(str(error).split())[:200]}") from error
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Memory by process and part, from sizes alone."""
