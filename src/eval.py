@@ -45,8 +45,8 @@ def main() -> None:
     rope = rope_policy.settle(options.rope, checkpoint, options.dtype)
     asked = settings.ask(benchmarks, options, checkpoint)
     described = loading.describe_checkpoint(checkpoint) | {"rope_choice": asdict(rope)}
-    texts = [text for one in asked for text in one.texts]
-    with open_sampler.open_sampler(checkpoint, options, rope.overrides, texts) as sampler:
+    texts, work = [text for one in asked for text in one.texts], settings.work(options, asked)
+    with open_sampler.open_sampler(checkpoint, options, rope.overrides, texts, work) as sampler:
         say(header({"asked": settings.asked_line(options, asked), **sampler.machine()}))
         wanted = [settings.evaluation_settings(one, described, options, sampler) for one in asked]
         finished = [evaluate(*one, sampler, output_dir) for one in zip(asked, wanted, strict=True)]

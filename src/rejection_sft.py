@@ -74,19 +74,19 @@ def populate(run: expert_iteration.Rounds, manifest: dict, console: rejection_sf
     options = read_recipe(stage_recipe.command[2:], "sample").build(SampleOptions)
     rows = read_parquet(split_path(Path(options.dataset_name), manifest, "train"), QUESTIONS)
     questions = draw_questions(rows, options.num_questions, options.seed)
-    stage = sampling_stage.prepare(options, questions, manifest)
-    file = RolloutFile(Path(options.output_dir), stage.settings)
-    done = file.done() if file.metrics() is None else {question.id for question in questions}
-    buffer = rejection_sft.Buffer(run, list(file.kept()))
-    for rollout in stage.rollouts(done):
-        console.say(f"[{len(buffer.entries) + 1}/{len(questions)}] Processing example...")
-        console.say("  Generating candidates...\n  Evaluating candidates...")
-        file.keep(rollout)
-        entry = buffer.add(rollout)
-        console.say(
-            f"  Best candidate: score={entry['best_score']:.2f}, is_correct={entry['is_correct']}, "
-            f"trained={entry['trained']}"
-        )
+    with sampling_stage.open_stage(options, questions, manifest) as stage:
+        file = RolloutFile(Path(options.output_dir), stage.settings)
+        done = file.done() if file.metrics() is None else {question.id for question in questions}
+        buffer = rejection_sft.Buffer(run, list(file.kept()))
+        for rollout in stage.rollouts(done):
+            console.say(f"[{len(buffer.entries) + 1}/{len(questions)}] Processing example...")
+            console.say("  Generating candidates...\n  Evaluating candidates...")
+            file.keep(rollout)
+            entry = buffer.add(rollout)
+            console.say(
+                f"  Best candidate: score={entry['best_score']:.2f}, is_correct={entry['is_correct']}, "
+                f"trained={entry['trained']}"
+            )
     if file.metrics() is None:
         file.finish(questions)
     return buffer.entries

@@ -33,17 +33,17 @@ def main() -> None:
     from posttrain.pipelines import sampling_stage
 
     # 2. One question after another, each kept as soon as all its candidates are verified.
-    stage = sampling_stage.prepare(options, questions, manifest)
-    say(header({"asked": sampling_stage.asked_line(options, len(questions)), **stage.sampler.machine()}))
-    lock(output_dir)
-    file = RolloutFile(output_dir, stage.settings)
-    metrics = file.metrics()
-    if metrics is None:
-        done = file.done()
-        progress = Progress("sampling", "questions", len(questions), len(done))
-        for rollout in progress.over(stage.rollouts(done, progress.count)):
-            file.keep(rollout)
-        metrics = file.finish(questions)
+    with sampling_stage.open_stage(options, questions, manifest) as stage:
+        say(header({"asked": sampling_stage.asked_line(options, len(questions)), **stage.sampler.machine()}))
+        lock(output_dir)
+        file = RolloutFile(output_dir, stage.settings)
+        metrics = file.metrics()
+        if metrics is None:
+            done = file.done()
+            progress = Progress("sampling", "questions", len(questions), len(done))
+            for rollout in progress.over(stage.rollouts(done, progress.count)):
+                file.keep(rollout)
+            metrics = file.finish(questions)
     say(
         f"{output_dir}: {metrics['solved']} of {metrics['questions']} questions solved, "
         f"{metrics['correct_rate']:.1%} of {metrics['candidates']} candidates correct"

@@ -203,13 +203,29 @@ def busy_cores() -> float:
     return min(os.getloadavg()[0], psutil.cpu_percent(interval=MOMENT) / 100 * (os.cpu_count() or 1))
 
 
+def free_cores(cores: int, busy: float) -> int:
+    """Cores that a new computation may count on, at least one; a tenth of them busy is what an idle machine does."""
+    return cores if busy < cores / 10 else max(1, round(cores - busy))
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, and of a container's limit where there is one."""
+    free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
+    limit = (group / "memory.max").read_text().strip() if (group / "memory.max").is_file() else "max"
+    if limit == "max":
+        return free
+    used = int((group / "memory.current").read_text())
+    kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    return max(0, min(free, int(limit) - used + int(kept.get("inactive_file", 0))))
+
+
 def crowding(threads: int, processes: int, cores: int, busy: float) -> str | None:
     """What is wrong with so many threads on a CPU, and what to do; None where every thread finds a core.
 
     One thread beside other work shares a core and takes its time. Threads of one computation wait for the last of
     them, so one that finds no core makes small models many times slower.
     """
-    free = cores if busy < cores / 10 else max(1, round(cores - busy))
+    free = free_cores(cores, busy)
     wanted = threads * processes
     if wanted <= free or (threads == 1 and processes <= cores):
         return None

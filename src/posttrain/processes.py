@@ -215,6 +215,9 @@ def _is_alive(process: Any) -> bool:
 
 
 if "multiprocessing.forkserver" in " ".join(sys.orig_argv):  # this process is such a server
+    from posttrain.console import hold_back_noise
+
     end_with_parent(os.getppid())
+    hold_back_noise()  # what libraries say when the server imports them, nobody asked for
 if __name__ == "__main__":
     sys.exit(keep(int(sys.argv[1]), sys.argv[2:]))

@@ -182,7 +182,7 @@ def test_a_killed_evaluation_ends_with_the_same_bytes_and_score_rebuilds_them(ti
         ]  # fmt: skip
 
     assert run_script(*command(tmp_path / "whole")).returncode == 0
-    process = start(command(tmp_path / "killed"), config=None)
+    process = start([*command(tmp_path / "killed"), "--num_workers", 2], config=None)  # and it goes on with one
     partial = tmp_path / "killed/tiny_1step/samples.partial.jsonl"
     while process.poll() is None and not (partial.is_file() and len(partial.read_bytes()) > 2000):
         time.sleep(0.01)

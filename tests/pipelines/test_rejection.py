@@ -10,12 +10,12 @@ from conftest import REPOSITORY, run_script, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.errors import PosttrainError
-from posttrain.generation.sample import Sample, unheard
+from posttrain.generation.sample import Decoding, Sample, unheard
+from posttrain.generation.samplers import HfSampler
 from posttrain.pipelines import likelihood, sampling_stage
 from posttrain.pipelines.expert_iteration import Rounds
 from posttrain.pipelines.rejection_sft import reset, translate
 from posttrain.pipelines.rollouts import Candidate, Question, Rollout
-from posttrain.pipelines.sampling_stage import SamplingStage
 from posttrain.recipe.reader import read_recipe
 from posttrain.recipe.sampling_options import RoundOptions, SampleOptions
 
@@ -49,29 +49,29 @@ def test_a_reset_removes_the_samples_and_what_other_settings_left(record, kept, 
     assert [path.name for path in tmp_path.iterdir()] == kept
 
 
-class SmallMemory:
-    """Stands for a model on a GPU that holds so many completions: fails after the first sample of a larger batch."""
+class SmallMemory(HfSampler):
+    """A GPU that holds so many completions: memory runs out after the first sample of a larger batch."""
 
-    def __init__(self, batch_size: int, holds: int) -> None:
-        self.batch_size, self.holds, self.backend = batch_size, holds, {}
+    holds: int
 
-    def sample(self, prompts, decoding, done, tick):
-        for index in range(len(prompts)):
-            if index not in done:
-                yield Sample(index, f"{self.batch_size}", 1, "stop")
-                if self.batch_size > self.holds:
-                    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    def complete(self, prompts, tick, decoding):
+        for index, _ in prompts:
+            yield Sample(index, f"{self.batch_size}", 1, "stop")
+            if self.batch_size > self.holds:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
 
-def test_out_of_memory_goes_on_with_half_the_batch_and_gives_advice(monkeypatch, capsys):
-    monkeypatch.setattr(sampling_stage, "HfSampler", lambda model, tokenizer, size: SmallMemory(size, 2))
-    stage = SamplingStage(None, None, SmallMemory(8, 2), None, [], [], 1, {})
-    samples = list(stage._samples([[1]] * 6, set(), unheard))
+def test_out_of_memory_goes_on_with_half_the_batch_and_gives_advice(capsys):
+    base = REPOSITORY / "assets/tiny_base"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    sampler, asked = SmallMemory(model, tokenizer, 8), [(index, [1]) for index in range(6)]
+    decoding, sampler.holds = Decoding(4, 0.0, 1.0, 0, (0,)), 2
+    samples = list(sampling_stage.complete(sampler, asked, decoding, unheard))
     assert [(s.index, s.text) for s in samples] == [(0, "8"), (1, "4"), (2, "2"), (3, "2"), (4, "2"), (5, "2")]
     assert capsys.readouterr().err.count("going on with half; shorten --max_new_tokens, or ask less at once") == 2
-    monkeypatch.setattr(sampling_stage, "HfSampler", lambda model, tokenizer, size: SmallMemory(size, 0))
+    sampler.holds = 0
     with pytest.raises(PosttrainError, match="at one completion at once"):
-        list(stage._samples([[1]] * 6, set(), unheard))
+        list(sampling_stage.complete(sampler, asked, decoding, unheard))
 
 
 @pytest.mark.parametrize(("prompt", "stop"), [("r1_zero", ("</answer>",)), ("chat", ())])
@@ -80,9 +80,10 @@ def test_candidates_end_where_their_prompt_says(prompt, stop):
         trainer="sample", model_name_or_path=str(REPOSITORY / "assets/tiny_base"), dataset_name="x", output_dir="x",
         prompt=prompt, max_new_tokens=8, num_candidates=1, seed=0,
     )  # fmt: skip
-    stage = sampling_stage.prepare(options, [Question("q", [{"role": "user", "content": "1+1?"}], "2")], {"files": {}})
-    assert stage.decoding.stop == stop
-    assert stage.settings["decoding"]["stop"] == list(stop)
+    questions = [Question("q", [{"role": "user", "content": "1+1?"}], "2")]
+    with sampling_stage.open_stage(options, questions, {"files": {}}) as stage:
+        assert stage.decoding.stop == stop
+        assert stage.settings["decoding"]["stop"] == list(stop)
 
 
 def test_an_end_token_that_was_not_sampled_is_not_measured():

@@ -158,3 +158,18 @@ def test_any_bytes_are_a_recipe_or_a_recipe_error(tmp_path_factory, content):
         read_entries(path)
     except RecipeError as error:
         assert str(path) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["--num_workers", "2", "--server", "http://127.0.0.1:8000"], "num_workers: 2: with a server, it is the server"),
+        (["--num_workers", "0"], "num_workers: 0: expected 1 or more"),
+        (["--num_workers", "two"], "num_workers: 'two': expected Literal"),
+    ],
+)
+def test_sampling_processes_are_a_number_or_auto_and_not_beside_a_server(overrides, expected):
+    recipe = str(REPOSITORY / "recipes/eval_greedy.yaml")
+    with pytest.raises(RecipeError, match=expected):
+        read_recipe([recipe, *overrides], "eval")
+    assert read_recipe([recipe, "--num_workers", "2"], "eval").values["num_workers"] == 2

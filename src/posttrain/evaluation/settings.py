@@ -10,6 +10,7 @@ from posttrain.errors import PosttrainError
 from posttrain.evaluation.results import SCHEMA_VERSION
 from posttrain.generation.sample import Decoding
 from posttrain.generation.samplers import Sampler
+from posttrain.generation.share import Work
 from posttrain.grading import grader
 from posttrain.models.loading import Checkpoint, choose_prompt, stop_ids
 from posttrain.recipe.sampling_options import EvalOptions
@@ -46,6 +47,12 @@ def ask(benchmarks: list[Benchmark], options: EvalOptions, checkpoint: Checkpoin
 def samples_per_question(options: EvalOptions, benchmark: Benchmark) -> int:
     """The recipe's, else one where greedy and the benchmark's own k where sampled."""
     return options.num_samples or (benchmark.k if options.temperature else 1)
+
+
+def work(options: EvalOptions, asked: list[Asked]) -> Work:
+    """How much the benchmarks ask of a sampler."""
+    prompts = [len(one.ids) * samples_per_question(options, one.benchmark) for one in asked]
+    return Work(prompts, max(len(ids) for one in asked for ids in one.ids), options.max_new_tokens)
 
 
 def asked_line(options: EvalOptions, asked: list[Asked]) -> str:

@@ -4,28 +4,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
-from posttrain.generation.samplers import HfSampler, Sampler
+from posttrain.generation.samplers import HfSampler, Sampler, StretchSampler
+from posttrain.generation.share import NumWorkers, Work, settle
 from posttrain.generation.vllm.local_server import vllm_server
 from posttrain.generation.vllm.server import check_rope
 from posttrain.generation.vllm.server_sampler import ServerSampler
-from posttrain.models import loading
+from posttrain.generation.workers import WorkerSampler
 from posttrain.models.loading import Checkpoint, load_merged, load_model
 from posttrain.models.source import check_model, check_weights
 from posttrain.recipe.sampling_options import EvalOptions, SampleOptions
 
 
-def load_sampler(
-    checkpoint: loading.Checkpoint, options: SampleOptions, texts: list[str], context: int
-) -> tuple[PreTrainedModel, Sampler]:
-    """The model, which also measures what was sampled, and what samples: itself, or a server with its weights."""
-    if options.server is None:
-        model = loading.load_model(checkpoint, "auto")
-        return model, HfSampler(model, checkpoint.tokenizer, options.batch_size)
+@contextmanager
+def local_sampler(
+    checkpoint: Checkpoint, dtype: str, batch_size: int, num_workers: NumWorkers, work: Work
+) -> Iterator[StretchSampler]:
+    """The checkpoint's weights in this process, or in several of this machine that live as long as the block."""
+    share = settle(num_workers, work, checkpoint, dtype, batch_size)
+    if share.workers > 1:
+        with WorkerSampler(checkpoint, dtype, batch_size, share) as sampler:
+            yield sampler
+        return
+    if share.threads:
+        torch.set_num_threads(share.threads)
+    yield HfSampler(load_model(checkpoint, dtype), checkpoint.tokenizer, batch_size)
+
+
+def open_server(
+    checkpoint: Checkpoint, options: SampleOptions, texts: list[str], context: int
+) -> tuple[PreTrainedModel, ServerSampler]:
+    """A model that measures what was sampled, and a server that samples: it was sent the model's weights."""
     from posttrain.generation.vllm.send_weights import send_weights  # needs vLLM
 
-    model = loading.load_merged(checkpoint, "auto")
+    model = load_merged(checkpoint, "auto")
     served = send_weights(options.server, checkpoint.name, model, checkpoint.tokenizer, texts, context)
     return model, ServerSampler(options.server, served, checkpoint.tokenizer, options.batch_size)
 
@@ -35,15 +49,16 @@ OWN_SERVER = "vllm"  # as `server`: start one
 
 @contextmanager
 def open_sampler(
-    checkpoint: Checkpoint, options: EvalOptions, rope_overrides: dict[str, Any], texts: list[str]
+    checkpoint: Checkpoint, options: EvalOptions, rope_overrides: dict[str, Any], texts: list[str], work: Work
 ) -> Iterator[Sampler]:
-    """The checkpoint's weights in this process, a server with them, or a server that lives as long as the block.
+    """The checkpoint's weights on this machine, a server with them, or a server that lives as long as the block.
 
     rope_overrides: what differs from the checkpoint's own config, as keys of a recipe    texts: rendered prompts
     """
     name, tokenizer = checkpoint.name, checkpoint.tokenizer
     if options.server is None:
-        yield HfSampler(load_model(checkpoint, options.dtype), tokenizer, options.batch_size)
+        with local_sampler(checkpoint, options.dtype, options.batch_size, options.num_workers, work) as sampler:
+            yield sampler
     elif options.server == OWN_SERVER:
         check_model(name, may_be_adapter=False)
         check_weights(name)

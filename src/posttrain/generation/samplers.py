@@ -1,8 +1,9 @@
 """Samplers behind one signature: prompts as token ids in, samples out, in any order."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -10,9 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.console import plural
 from posttrain.generation.sample import Decoding, Sample, Tick, unheard
 from posttrain.generation.slots import SlotEngine
+from posttrain.generation.stretches import CUT, cut
 from posttrain.hardware import machine_facts
 
-STRETCH = 8  # batches whose prompts may take one another's places
+Piece, Item = TypeVar("Piece"), TypeVar("Item")
+Prompts = Sequence[tuple[int, list[int]]]  # index and token ids of each
 UNFINISHED = 8  # tokens more than a stop text has characters, as some tokens are parts of one
 
 
@@ -32,7 +35,34 @@ class Sampler(Protocol):
         ...
 
 
-class HfSampler:
+class StretchSampler:
+    """A sampler of our own engine, here or in processes: it works in stretches, which `over` has done."""
+
+    batch_size: int
+
+    def over(
+        self, function: Callable[["HfSampler", Piece, Tick], Iterator[Item]], pieces: Sequence[Piece], tick: Tick
+    ) -> Iterator[Item]:
+        """What `function` yields of each piece, in any order; it is given a loaded model as an HfSampler."""
+        raise NotImplementedError
+
+    def sample(
+        self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int] = frozenset(),
+        tick: Tick = unheard,
+    ) -> Iterator[Sample]:  # fmt: skip
+        """One sample per prompt.
+
+        A stretch of prompts that is not wholly `done` is drawn again whole, so that an interrupted evaluation ends with
+        the samples of one never interrupted, to the last bit of a logit.
+        """
+        stretches = cut([len(prompt) for prompt in prompts], self.batch_size)
+        pieces = [[(i, prompts[i]) for i in stretch] for stretch in stretches if not done.issuperset(stretch)]
+        for sample in self.over(functools.partial(HfSampler.complete, decoding=decoding), pieces, tick):
+            if sample.index not in done:
+                yield sample
+
+
+class HfSampler(StretchSampler):
     """A transformers model in this process, completing `batch_size` prompts at a time (see `slots`)."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
@@ -44,7 +74,8 @@ class HfSampler:
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
             "attention": model.config._attn_implementation,
-            "batch_size": str(batch_size),  # moves the last bits of the logits
+            "batch_size": str(batch_size),  # moves the last bits of the logits, as the cut does
+            "cut": CUT,
         }
 
     def machine(self) -> dict[str, str]:
@@ -52,29 +83,24 @@ class HfSampler:
         facts = machine_facts(self.model)
         return facts | {"machine": f"{facts['machine']}, {plural(self.batch_size, 'answer')} at once"}
 
-    def sample(
-        self, prompts: Sequence[list[int]], decoding: Decoding, done: AbstractSet[int] = frozenset(),
-        tick: Tick = unheard,
-    ) -> Iterator[Sample]:  # fmt: skip
-        """One sample per prompt, the longest prompts first: memory runs out at once or never.
+    def over(self, function: Any, pieces: Sequence[Any], tick: Tick) -> Iterator[Any]:
+        """One piece after another."""
+        for piece in pieces:
+            yield from function(self, piece, tick)
 
-        A stretch of prompts that is not wholly `done` is drawn again whole, so that an interrupted evaluation ends with
-        the samples of one never interrupted, to the last bit of a logit.
-        """
-        longest_first = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-        stretch = STRETCH * self.batch_size
-        for start in range(0, len(prompts), stretch):
-            asked = longest_first[start : start + stretch]
-            if all(index in done for index in asked):
-                continue
-            completions = self.engine.complete(
-                [(index, prompts[index]) for index in asked], decoding.max_new_tokens,
-                lambda ids: ending(ids, decoding, self.tokenizer) is not None,
-                decoding.temperature, decoding.top_p, decoding.seed, tick,
-            )  # fmt: skip
-            for index, ids in completions:
-                if index not in done:
-                    yield to_sample(index, ids, decoding, self.tokenizer)
+    def complete(self, prompts: Prompts, tick: Tick, decoding: Decoding) -> Iterator[Sample]:
+        """A sample of every prompt of one stretch."""
+        completions = self.engine.complete(
+            prompts, decoding.max_new_tokens, lambda ids: ending(ids, decoding, self.tokenizer) is not None,
+            decoding.temperature, decoding.top_p, decoding.seed, tick,
+        )  # fmt: skip
+        for index, ids in completions:
+            yield to_sample(index, ids, decoding, self.tokenizer)
+
+    def halve(self) -> None:
+        """Go on with half as many completions at once."""
+        self.batch_size //= 2
+        self.engine = SlotEngine(self.model, self.tokenizer.pad_token_id, self.batch_size)
 
 
 def ending(ids: list[int], decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> str | None:

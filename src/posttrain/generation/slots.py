@@ -20,6 +20,14 @@ REFILL_AT = 0.75  # share of occupied slots below which new prompts are read, se
 SMALLEST_WIDTH = 256  # positions; the cache doubles from here
 
 
+def cache_width(positions: int) -> int:
+    """Positions of a cache that holds so many: it grows by doubling."""
+    width = SMALLEST_WIDTH
+    while width < positions:
+        width *= 2
+    return width
+
+
 @dataclass
 class Row:
     """One completion in the making. `uniforms` decide its tokens, whatever else is in the batch."""
@@ -78,8 +86,7 @@ class SlotCache(Cache):
                 store[target, :, :positions] = store[source, :, :positions]
 
     def _grow(self, width: int) -> None:
-        while self.width < width:
-            self.width *= 2
+        self.width = max(self.width, cache_width(width))
         for layer, stores in enumerate(self.stores):
             if stores[0].shape[2] < self.width:
                 grown = tuple(s.new_zeros((*s.shape[:2], self.width, s.shape[3])) for s in stores)

@@ -33,7 +33,10 @@ from posttrain.recipe.sampling_options import RoundOptions, SampleOptions
 ROUND_FILE = "round.json"  # written last: the round is whole
 SECONDS_FILE = "seconds.jsonl"
 SCRIPTS = Path(__file__).parents[2]
-NOT_IDENTITY = ("output_dir", "num_rounds", "server", "report_to", "run_name", "project", "disable_tqdm", "log_level")
+NOT_IDENTITY = (
+    "output_dir", "num_rounds", "num_workers", "server", "report_to", "run_name", "project", "disable_tqdm",
+    "log_level",
+)  # fmt: skip
 GREEDY = {"temperature": 0.0, "seed": 0}
 
 
@@ -126,8 +129,8 @@ class Rounds:
         recipe = {
             "trainer": "eval", "model": self.model(number), "benchmarks": options.benchmarks,
             "prompt": self.sampling.prompt, "max_new_tokens": self.sampling.max_new_tokens, **GREEDY,
-            "batch_size": options.eval_batch_size, "data_dir": options.data_dir,
-            "output_dir": str(directory / "evals"), "limit": options.limit,
+            "batch_size": options.eval_batch_size, "num_workers": self.sampling.num_workers,
+            "data_dir": options.data_dir, "output_dir": str(directory / "evals"), "limit": options.limit,
             "server": self.sampling.server, "send_weights": self.sampling.server is not None,
         }  # fmt: skip
         path = _write_recipe(directory / "eval.yaml", recipe)

@@ -1,10 +1,12 @@
 """Log-probability and entropy of sampled completions under the weights that wrote them, by one teacher-forced pass."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from posttrain.generation.sample import Sample
 from posttrain.pipelines.rollouts import Candidate, Rollout
 
 POSITIONS = 256  # converted to float32 at once; all logits together would be the largest tensor of the pass
@@ -14,23 +16,34 @@ def measure(
     rollout: Rollout, prompt: list[int], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     stop: tuple[str, ...] = (),
 ) -> Rollout:  # fmt: skip
-    """The rollout with mean log-probability and entropy (nats per token at temperature 1) of every candidate.
+    """The rollout with mean log-probability and entropy (nats per token at temperature 1) of every candidate."""
+    return with_means(rollout, means(rollout.candidates, prompt, model, tokenizer, stop))
 
-    A candidate that stopped counts with its end token, unless one of the texts in `stop` ended it. Completions are
-    tokenised from their text.
-    """
-    texts = [candidate.text for candidate in rollout.candidates]
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    ends = [
-        [tokenizer.eos_token_id] * (candidate.finish_reason == "stop" and not candidate.text.endswith(stop))
-        for candidate in rollout.candidates
-    ]
-    measured = _means(prompt, [text + end for text, end in zip(ids, ends, strict=True)], model, tokenizer.pad_token_id)
+
+def with_means(rollout: Rollout, measured: list[tuple[float, float]]) -> Rollout:
+    """The rollout with what `means` found of its candidates."""
     candidates: list[Candidate] = [
         replace(candidate, logprob=round(logprob, 4), entropy=round(entropy, 4))
         for candidate, (logprob, entropy) in zip(rollout.candidates, measured, strict=True)
     ]
     return replace(rollout, candidates=candidates)
+
+
+def means(
+    completions: Sequence[Candidate | Sample], prompt: list[int], model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...] = (),
+) -> list[tuple[float, float]]:  # fmt: skip
+    """Mean log-probability and entropy of each completion of a prompt.
+
+    One that stopped counts with its end token, unless one of the texts in `stop` ended it. Completions are tokenised
+    from their text.
+    """
+    ids = tokenizer([completion.text for completion in completions], add_special_tokens=False)["input_ids"]
+    ends = [
+        [tokenizer.eos_token_id] * (completion.finish_reason == "stop" and not completion.text.endswith(stop))
+        for completion in completions
+    ]
+    return _means(prompt, [text + end for text, end in zip(ids, ends, strict=True)], model, tokenizer.pad_token_id)
 
 
 @torch.inference_mode()

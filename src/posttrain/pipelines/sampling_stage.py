@@ -1,7 +1,8 @@
 """Sampling and verifying question by question: what `src/sample.py` and `src/rejection_sft.py` share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,11 @@ from posttrain import lineage
 from posttrain.console import warn
 from posttrain.data.prompts import declared_prompt, render_prompt
 from posttrain.errors import PosttrainError
-from posttrain.generation.open_sampler import load_sampler
+from posttrain.generation.open_sampler import local_sampler, open_server
 from posttrain.generation.sample import Decoding, Sample, Tick, unheard
-from posttrain.generation.samplers import HfSampler, Sampler
+from posttrain.generation.samplers import HfSampler, Sampler, StretchSampler
+from posttrain.generation.share import Work
+from posttrain.generation.stretches import cut
 from posttrain.grading import grader as grading
 from posttrain.grading.grader import Grader
 from posttrain.models import loading
@@ -26,10 +29,31 @@ ADVICE = "shorten --max_new_tokens, or ask less at once (--batch_size, --max-sam
 
 
 @dataclass(frozen=True)
-class SamplingStage:
-    """A loaded model with the questions it is asked. `settings` say everything that decides the samples."""
+class Piece:
+    """Questions that one process answers whole: the number of each, and its prompt."""
 
-    model: PreTrainedModel
+    questions: list[tuple[int, list[int]]]
+    candidates: int  # of every question
+    decoding: Decoding
+
+
+@dataclass(frozen=True)
+class Answered:
+    """All samples of a question in the order of their index, and log-probability and entropy of each."""
+
+    number: int
+    samples: list[Sample]
+    measured: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class SamplingStage:
+    """What samples, with the questions it is asked. `settings` say everything that decides the samples.
+
+    `model` measures what a server sampled; without a server the sampler does so itself.
+    """
+
+    model: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     sampler: Sampler
     decoding: Decoding
@@ -40,36 +64,75 @@ class SamplingStage:
 
     def rollouts(self, done: AbstractSet[str] = frozenset(), tick: Tick = unheard) -> Iterator[Rollout]:
         """Questions that are not in `done`, each as soon as its last candidate is there; `tick` is told of tokens."""
-        n = self.num_candidates
-        prompts = [prompt for prompt in self.prompts for _ in range(n)]  # candidates of a question stand together
-        whole = {i * n + j for i, question in enumerate(self.questions) if question.id in done for j in range(n)}
-        waiting: dict[int, list[Sample]] = {}
+        whole = {number for number, question in enumerate(self.questions) if question.id in done}
+        ask = self._ask_here if isinstance(self.sampler, StretchSampler) else self._ask_server
         with Grader() as grader:
-            for sample in self._samples(prompts, whole, tick):
-                number = sample.index // n
-                samples = waiting.setdefault(number, [])
-                samples.append(sample)
-                if len(samples) == n:
-                    rollout = verify(self.questions[number], waiting.pop(number), grader)
-                    prompt, stop = self.prompts[number], self.decoding.stop
-                    yield likelihood.measure(rollout, prompt, self.model, self.tokenizer, stop)
+            for answered in ask(whole, tick):
+                if answered.number not in whole:
+                    rollout = verify(self.questions[answered.number], answered.samples, grader)
+                    yield likelihood.with_means(rollout, answered.measured)
 
-    def _samples(self, prompts: list[list[int]], done: AbstractSet[int], tick: Tick) -> Iterator[Sample]:
-        """Where memory runs out, what is left is sampled in batches of half the size, which is said."""
-        sampler, sampled = self.sampler, set(done)
-        while True:
-            try:
-                for sample in sampler.sample(prompts, self.decoding, sampled, tick):
-                    sampled.add(sample.index)
-                    yield sample
-                return
-            except torch.cuda.OutOfMemoryError as error:
-                batch_size = getattr(sampler, "batch_size", 1)
-                if batch_size < 2:
-                    raise PosttrainError(f"out of memory at one completion at once ({error}); {ADVICE}") from error
-            warn(f"out of memory at {batch_size} completions at once, going on with half; {ADVICE}")
-            torch.cuda.empty_cache()
-            sampler = HfSampler(self.model, self.tokenizer, batch_size // 2)
+    def _ask_here(self, done: AbstractSet[int], tick: Tick) -> Iterator[Answered]:
+        """A stretch of questions that is not wholly done is answered again whole, as in evaluation."""
+        n, sampler = self.num_candidates, self.sampler
+        assert isinstance(sampler, StretchSampler)
+        lengths = [len(prompt) for prompt in self.prompts for _ in range(n)]  # a question's candidates stand together
+        stretches = [[place // n for place in stretch[::n]] for stretch in cut(lengths, sampler.batch_size, n)]
+        pieces = [
+            Piece([(number, self.prompts[number]) for number in stretch], n, self.decoding)
+            for stretch in stretches
+            if not done.issuperset(stretch)
+        ]
+        yield from sampler.over(answer, pieces, tick)
+
+    def _ask_server(self, done: AbstractSet[int], tick: Tick) -> Iterator[Answered]:
+        n, stop = self.num_candidates, self.decoding.stop
+        assert self.model is not None
+        prompts = [prompt for prompt in self.prompts for _ in range(n)]
+        indices = {number * n + candidate for number in done for candidate in range(n)}
+        for number, samples in whole_questions(self.sampler.sample(prompts, self.decoding, indices, tick), n):
+            means = likelihood.means(samples, self.prompts[number], self.model, self.tokenizer, stop)
+            yield Answered(number, samples, means)
+
+
+def answer(sampler: HfSampler, piece: Piece, tick: Tick) -> Iterator[Answered]:
+    """The questions of a piece, each as soon as its candidates are there, measured under the weights that sampled."""
+    n, prompts = piece.candidates, dict(piece.questions)
+    asked = [(number * n + candidate, prompt) for number, prompt in piece.questions for candidate in range(n)]
+    for number, samples in whole_questions(complete(sampler, asked, piece.decoding, tick), n):
+        means = likelihood.means(samples, prompts[number], sampler.model, sampler.tokenizer, piece.decoding.stop)
+        yield Answered(number, samples, means)
+
+
+def whole_questions(samples: Iterable[Sample], n: int) -> Iterator[tuple[int, list[Sample]]]:
+    """Number and samples of each question whose `n` samples have come."""
+    waiting: dict[int, list[Sample]] = {}
+    for sample in samples:
+        number = sample.index // n
+        found = waiting.setdefault(number, [])
+        found.append(sample)
+        if len(found) == n:
+            yield number, sorted(waiting.pop(number), key=lambda one: one.index)
+
+
+def complete(
+    sampler: HfSampler, asked: list[tuple[int, list[int]]], decoding: Decoding, tick: Tick
+) -> Iterator[Sample]:
+    """A sample of everything asked; where memory runs out, the rest is sampled in batches of half the size."""
+    sampled: set[int] = set()
+    while True:
+        left = [(index, prompt) for index, prompt in asked if index not in sampled]
+        try:
+            for sample in sampler.complete(left, tick, decoding):
+                sampled.add(sample.index)
+                yield sample
+            return
+        except torch.cuda.OutOfMemoryError as error:
+            if sampler.batch_size < 2:
+                raise PosttrainError(f"out of memory at one completion at once ({error}); {ADVICE}") from error
+        warn(f"out of memory at {sampler.batch_size} completions at once, going on with half; {ADVICE}")
+        torch.cuda.empty_cache()
+        sampler.halve()
 
 
 def asked_line(options: SampleOptions, n: int) -> str:
@@ -81,9 +144,13 @@ def asked_line(options: SampleOptions, n: int) -> str:
     )
 
 
-def prepare(options: SampleOptions, questions: list[Question], manifest: dict[str, Any]) -> SamplingStage:
-    """Load the checkpoint and render the questions; raises where a prompt and a candidate would not fit the model."""
-    checkpoint = loading.read_checkpoint(options.model_name_or_path)
+@contextmanager
+def open_stage(options: SampleOptions, questions: list[Question], manifest: dict[str, Any]) -> Iterator[SamplingStage]:
+    """The checkpoint, loaded for as long as the block lasts, and the questions, rendered.
+
+    Raises PosttrainError where a prompt and a candidate would not fit the model.
+    """
+    checkpoint, n = loading.read_checkpoint(options.model_name_or_path), options.num_candidates
     tokenizer = checkpoint.tokenizer
     texts = [render_prompt(options.prompt, question.prompt, tokenizer) for question in questions]
     prompts = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -93,18 +160,23 @@ def prepare(options: SampleOptions, questions: list[Question], manifest: dict[st
             f"{options.dataset_name}: the longest prompt has {longest} tokens and max_new_tokens is "
             f"{options.max_new_tokens}, but the model's max_position_embeddings is {positions}; lower max_new_tokens"
         )
-    model, sampler = load_sampler(checkpoint, options, texts, longest + options.max_new_tokens)
-    stops = loading.stop_ids(checkpoint)
-    stop = declared_prompt(options.prompt).stop
+    stops, stop = loading.stop_ids(checkpoint), declared_prompt(options.prompt).stop
     decoding = Decoding(options.max_new_tokens, options.temperature, options.top_p, options.seed, stops, stop)
     settings = {
         "dataset": {"path": options.dataset_name, "files": lineage.digest(manifest["files"])},
         "questions": lineage.digest([question.id for question in questions]),
         "checkpoint": loading.describe_checkpoint(checkpoint),
         "prompt": options.prompt,
-        "decoding": {**decoding.as_record(), "num_candidates": options.num_candidates},
+        "decoding": {**decoding.as_record(), "num_candidates": n},
         "grader": {"name": "posttrain", "version": grading.VERSION},
-        "backend": sampler.backend,
         "packages": lineage.package_versions(),
     }
-    return SamplingStage(model, tokenizer, sampler, decoding, questions, prompts, options.num_candidates, settings)
+    if options.server is not None:
+        model, server = open_server(checkpoint, options, texts, longest + options.max_new_tokens)
+        settings["backend"] = server.backend
+        yield SamplingStage(model, tokenizer, server, decoding, questions, prompts, n, settings)
+        return
+    work = Work([len(prompts) * n], longest, options.max_new_tokens, n)
+    with local_sampler(checkpoint, "auto", options.batch_size, options.num_workers, work) as sampler:
+        settings["backend"] = sampler.backend
+        yield SamplingStage(None, tokenizer, sampler, decoding, questions, prompts, n, settings)

@@ -118,6 +118,14 @@ def eval_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     return []
 
 
+def worker_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """Sampling processes of this machine where a server samples."""
+    wanted = values.get("num_workers", "auto")
+    if values.get("server") is None or wanted in ("auto", 1):
+        return []
+    return [f"{path}: num_workers: {wanted}: with a server, it is the server that samples; leave one of them out"]
+
+
 def grpo_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     """Values TRL looks at only in training, sampling other than what is trained on, and weights of rewards."""
     faults = [

@@ -1,6 +1,7 @@
 """The recipe keys of evaluation, sampling and expert iteration; all of them are ours."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from posttrain.data.prompts import prompt_names
 from posttrain.recipe.options import RecipeOptions
@@ -43,6 +44,14 @@ class EvalOptions(RecipeOptions):
         default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution.", "above": 0, "max": 1}
     )
     batch_size: int = field(default=64, metadata={"help": "Prompts generated for at once.", "min": 1})
+    num_workers: 'Literal["auto"] | int' = field(
+        default="auto",
+        metadata={
+            "help": "Processes that share the work, a copy of the model each; `auto` is one per GPU, or on a CPU "
+            "one of one thread for every free core, where the work is worth it. Samples do not depend on it.",
+            "min": 1,
+        },
+    )
     dtype: str = field(
         default="auto",
         metadata={"help": "Data type of the weights.", "choices": ["auto", "float32", "bfloat16", "float16"]},
@@ -104,6 +113,14 @@ class SampleOptions(RecipeOptions):
         default=1.0, metadata={"help": "Nucleus sampling; 1 keeps the whole distribution.", "above": 0, "max": 1}
     )
     batch_size: int = field(default=64, metadata={"help": "Completions generated at once.", "min": 1})
+    num_workers: 'Literal["auto"] | int' = field(
+        default="auto",
+        metadata={
+            "help": "Processes that share the work, a copy of the model each; `auto` is one per GPU, or on a CPU "
+            "one of one thread for every free core, where the work is worth it. Samples do not depend on it.",
+            "min": 1,
+        },
+    )
     server: str | None = field(
         default=None,
         metadata={"help": "URL of a vLLM server (make serve MODEL=…); it is sent the weights, and samples from them."},
