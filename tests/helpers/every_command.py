@@ -93,7 +93,7 @@ def grpo(world: World, out: Path) -> list[str]:
 
 
 def evaluate(world: World, out: Path, **changes: object) -> list[str]:
-    values = {"model": BASE, "data_dir": world.data, "output_dir": out / "run", **ASKED, **changes}
+    values = {"model": BASE, "data_dir": world.data, "output_dir": out / "run", "num_workers": 2, **ASKED, **changes}
     return script("src/eval.py", "recipes/tiny_eval.yaml", **values)
 
 

@@ -163,7 +163,10 @@ def test_any_bytes_are_a_recipe_or_a_recipe_error(tmp_path_factory, content):
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["--num_workers", "2", "--server", "http://127.0.0.1:8000"], "num_workers: 2: with a server, it is the server"),
+        (
+            ["--num_workers", "2", "--server", "http://127.0.0.1:8000"],
+            "num_workers: 2: with a server",
+        ),
         (["--num_workers", "0"], "num_workers: 0: expected 1 or more"),
         (["--num_workers", "two"], "num_workers: 'two': expected Literal"),
     ],

@@ -24,59 +24,11 @@ pytestmark = pytest.mark.slow
 MARK = "POSTTRAIN_TEST_MARK"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 STARTED = 2.0  # seconds after which a command hears signals itself
-<<<<<<< HEAD
 ALL = list(itertools.product(COMMANDS, SIGNALS))
 DRAWN = random.Random(20).sample(ALL, 4)  # in `make test`; `make test-all` tries every command with every signal
 CASES = [pytest.param(*case, marks=[] if case in DRAWN else pytest.mark.exhaustive) for case in ALL]
 ONCE = ("merge",)  # refuse a directory that is there
 KEPT = ("*.parquet", "*.safetensors", "samples.jsonl", "guard.jsonl", "index.html", "*.svg")
-=======
-BASE = REPOSITORY / "assets/tiny_base"
-SHORT = {
-    "max_steps": 6, "save_steps": 2, "eval_strategy": "no", "sample_generations": 0, "logging_steps": 1,
-    "num_train_examples": 32, "per_device_train_batch_size": 2,
-}  # fmt: skip
-GRPO = {
-    "max_steps": 3, "save_steps": 1, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
-    "num_generations": 4, "max_completion_length": 24, "guard_steps": 1, "guard_prompts": 4, "probe": "warn",
-    "num_train_examples": 8, "eos_token": "<|im_end|>",
-}  # fmt: skip
-SAMPLED = {"num_questions": 40, "num_candidates": 2, "max_new_tokens": 24, "batch_size": 8}
-
-
-def flags(**values: object) -> list[str]:
-    return [str(part) for key, value in values.items() for part in (f"--{key}", value)]
-
-
-def commands(data: Path, traces: Path, out: Path) -> dict[str, list[str]]:
-    """A small run of each command, all of it below `out`."""
-    python, rows = [sys.executable], {"dataset_name": data / "tiny_math", "output_dir": out / "run"}
-    base = {"model_name_or_path": BASE}
-    launched = [*LAUNCHER, "accelerate_configs/cpu_2proc.yaml"]
-    rounds = {**rows, **base, **SAMPLED, "num_rounds": 1, "limit": 4, "benchmarks": "tiny_1step", "data_dir": data}
-    asked = {"model": BASE, "data_dir": data, "output_dir": out / "run", "benchmarks": "tiny_1step,tiny_2step"}
-    asked |= {"limit": 40, "batch_size": 8}
-    return {
-        "tiny_math": [*python, "data_prep/tiny_math.py", "--out", str(out / "run"), "--train", "3000", "--test", "100"],
-        "filter_traces": [
-            *python, "data_prep/filter_traces.py", str(traces), "--out", str(out / "run"), "--max-tokens", "256",
-            "--processes", "2", *map(str, CHAT),
-        ],
-        "sft": [*python, "src/sft.py", "recipes/tiny_sft.yaml", *flags(**rows, **SHORT)],
-        "sft, two processes": [*launched, "src/sft.py", "recipes/tiny_sft.yaml", *flags(**rows, **SHORT)],
-        "grpo": [*python, "src/grpo.py", "recipes/tiny_grpo.yaml", *flags(**rows, **base, **GRPO)],
-        "eval": [*python, "src/eval.py", "recipes/tiny_eval.yaml", *flags(**asked, num_workers=2)],
-        "sample": [*python, "src/sample.py", "recipes/tiny_sample.yaml", *flags(**rows, **base, **SAMPLED)],
-        "expert_iteration": [
-            *python, "src/expert_iteration.py", "recipes/tiny_ei.yaml", *flags(**rounds, accept="best", select="first"),
-        ],
-    }  # fmt: skip
-
-
-NAMES = list(commands(Path("data"), Path("traces"), Path("out")))
-ALL = list(itertools.product(NAMES, SIGNALS))
-DRAWN = ALL if os.environ.get("POSTTRAIN_KILLS") else random.Random(20).sample(ALL, 4)
->>>>>>> 0f72b94 (Evaluation and sampling share their work over processes, one per GPU or free core, and write the same bytes whatever their number)
 
 
 def start(command: list[str], mark: str) -> subprocess.Popen[str]:
