@@ -46,6 +46,12 @@ def run_script(main: Callable[[], None]) -> None:
     except processes.Interrupted as error:
         processes.tell_interrupted(error.signum)
         raise
+    except processes.Preempted as left:
+        if os.environ.get("RANK", "0") == "0":
+            print(left, file=sys.stderr, flush=True)
+        _tell_launcher(str(left))
+        _part()
+        raise
     except (PosttrainError, OSError) as error:
         if os.environ.get(TRACEBACK):
             raise

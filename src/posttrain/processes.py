@@ -22,9 +22,13 @@ from typing import Any
 GRACE_SECONDS = 3.0  # between SIGTERM and SIGKILL of a command and its descendants
 END_SECONDS = 3.5  # between a signal and the end of this process, whatever it is doing
 LOOK_SECONDS = 0.2  # between two looks of a keeper at its parent
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Of the kernel, when a launcher ended. Its number is above SIGTERM's, so that a SIGTERM for both is handled first.
+LAUNCHER_GONE = getattr(signal, "SIGRTMIN", signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, LAUNCHER_GONE)
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on
 PARENT_GONE, ADOPT_ORPHANS = 1, 36  # prctl's PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER
 REPLACED: dict[signal.Signals, Any] = {}  # signals that this command ends by, with their handlers before
+SET_ASIDE: dict[signal.Signals, Any] = {}  # such signals, while they are notices (training.preemption)
 RUNNING: set[subprocess.Popen[Any]] = set()  # keepers of this process
 ENDED_BY: list[int] = []  # the signal that came
 STARTING = threading.Lock()
@@ -36,6 +40,18 @@ class Interrupted(SystemExit):
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
         self.signum = signum
+
+
+class Preempted(SystemExit):
+    """A command left because its machine is taken away; the same command goes on."""
+
+    def __init__(self, signum: int, saved: str = "what is complete is kept") -> None:
+        super().__init__(TRY_AGAIN)
+        self.signum, self.saved = signum, saved
+
+    def __str__(self) -> str:
+        name = signal.Signals(self.signum).name
+        return f"left upon {name} (exit code {TRY_AGAIN}): {self.saved}, the same command goes on"
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
@@ -88,12 +104,12 @@ def ended_by_signals() -> Iterator[None]:
     this process is such a signal, too.
     """
     if started_by_launcher():
-        end_with_parent(os.getppid(), signal.SIGTERM)
+        end_with_parent(os.getppid(), LAUNCHER_GONE)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     for signum in ENDING:
         if signal.getsignal(signum) is not signal.SIG_IGN:
-            REPLACED[signum] = signal.signal(signum, _interrupt)
+            REPLACED[signum] = signal.signal(signum, interrupt)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # written at once, even while the main thread is in C code
     threading.Thread(target=_end_in_time, args=(reader,), daemon=True).start()
     try:
@@ -115,10 +131,14 @@ def leave_ctrl_c() -> None:
 def started_by_launcher() -> bool:
     """Whether this process is a worker of torchrun or of `accelerate launch`, which have no use without it."""
     try:
-        parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+        parent = Path(f"/proc/{os.getppid()}/cmdline").read_text()
     except OSError:
         return False
-    return "TORCHELASTIC_RUN_ID" in os.environ or (b"accelerate" in parent and b"launch" in parent)
+    return "TORCHELASTIC_RUN_ID" in os.environ or is_accelerate(parent)
+
+
+def is_accelerate(command_line: str) -> bool:
+    return "accelerate" in command_line and "launch" in command_line
 
 
 def tell_interrupted(signum: int) -> None:
@@ -129,13 +149,13 @@ def tell_interrupted(signum: int) -> None:
             print("\n" * sys.stderr.isatty() + line, file=sys.stderr, flush=True)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
+def interrupt(signum: int, frame: FrameType | None) -> None:
     for each in REPLACED:
-        signal.signal(each, _give_up)
+        signal.signal(each, give_up)
     raise Interrupted(signum)
 
 
-def _give_up(signum: int, frame: FrameType | None) -> None:
+def give_up(signum: int, frame: FrameType | None) -> None:
     """A second signal: no more cleaning up here; keepers see to the children."""
     os._exit(128 + signum)
 
@@ -149,6 +169,11 @@ def _end_in_time(reader: int) -> None:
         for process in RUNNING:
             process.terminate()
     time.sleep(END_SECONDS)
+    cut_off(signum)
+
+
+def cut_off(signum: int) -> None:
+    """End this process now, with the line of an interruption."""
     tell_interrupted(signum)
     os._exit(128 + signum)
 
@@ -157,8 +182,9 @@ def _restore_handlers() -> None:
     """Handlers as they were, also in a fork: what its own parent sends it is not meant for this command."""
     if REPLACED:
         signal.set_wakeup_fd(-1)
-    while REPLACED:
-        signal.signal(*REPLACED.popitem())
+    for handlers in (REPLACED, SET_ASIDE):
+        while handlers:
+            signal.signal(*handlers.popitem())
 
 
 os.register_at_fork(after_in_child=_restore_handlers)
@@ -170,11 +196,15 @@ def _prctl(option: int, value: int) -> None:
 
 
 def keep(parent: int, command: list[str]) -> int:
-    """Run a command until it ends, `parent` is gone or SIGTERM comes; leave none of its descendants behind."""
+    """Run a command until it ends, `parent` is gone or SIGTERM comes; leave none of its descendants behind.
+
+    SIGUSR1 is a notice for the command, which is passed on once.
+    """
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda signum, _: asked.append(signum))
     _prctl(ADOPT_ORPHANS, 1)
-    own = os.getpid()
+    own, noticed = os.getpid(), []
+    signal.signal(signal.SIGUSR1, lambda signum, _: noticed.append(signum))
     child = subprocess.Popen(command, preexec_fn=lambda: end_with_parent(own))
     import psutil  # noqa: F401  now, while the child starts, as there is no time for it at the end
 
@@ -182,10 +212,23 @@ def keep(parent: int, command: list[str]) -> int:
         try:
             child.wait(LOOK_SECONDS)
         except subprocess.TimeoutExpired:
-            continue
+            if noticed.count(signal.SIGUSR1):
+                noticed.clear()
+                _notify(child.pid)
     _end_descendants()
     code = child.wait()
     return 128 - code if code < 0 else code
+
+
+def _notify(pid: int) -> None:
+    """SIGTERM for a command, or for the workers of a launcher, which would end at once and take them along."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        command = psutil.Process(pid)
+        workers = command.children() if is_accelerate(" ".join(command.cmdline())) else []
+        for process in workers or [command]:
+            process.terminate()
 
 
 def _end_descendants() -> None:

@@ -29,6 +29,7 @@ from posttrain.pipelines.round_summary import (
 from posttrain.recipe.methods import METHODS
 from posttrain.recipe.reader import Recipe
 from posttrain.recipe.sampling_options import RoundOptions, SampleOptions
+from posttrain.training import preemption
 
 ROUND_FILE = "round.json"  # written last: the round is whole
 SECONDS_FILE = "seconds.jsonl"
@@ -164,7 +165,7 @@ def run_stage(stage: Stage, output_dir: Path) -> None:
         return
     say(f"$ {command_line(stage.command)}")
     began = time.perf_counter()
-    with processes.running(stage.command) as process:
+    with processes.running(stage.command) as process, preemption.passed_on():
         code = process.wait()
     if code or not stage.is_whole():
         raise RoundError(

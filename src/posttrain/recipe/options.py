@@ -130,6 +130,14 @@ class StrategyOptions:
         default=0.0,
         metadata={"help": "What the metric must gain to count as better, for early_stopping_patience.", "min": 0},
     )
+    grace: float = field(
+        default=30.0,
+        metadata={
+            "help": "Seconds that a first SIGTERM or SIGUSR1 leaves to write a checkpoint and exit with code 75; 0 for "
+            "none.",
+            "min": 0,
+        },
+    )
     callbacks: list[str] | None = field(
         default=None,
         metadata={"help": "Subclasses of transformers' TrainerCallback of your own, as `module.path:Class`."},

@@ -4,6 +4,7 @@ import json
 import logging
 import netrc
 import os
+import signal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -11,10 +12,11 @@ from urllib.parse import urlparse
 from transformers import TrainerCallback
 from trl.models import unwrap_model_for_generation
 
-from posttrain import atomic
+from posttrain import atomic, processes
 from posttrain.console import say
 from posttrain.data.prompts import render_prompt
 from posttrain.lineage import METRICS_FILE
+from posttrain.training.preemption import Notice
 
 GENERATIONS_FILE = "generations.jsonl"
 NOT_METRICS = ("num_input_tokens_seen", "train_tokens_per_second")  # ours: tokens_seen, tokens_per_second
@@ -118,6 +120,33 @@ class SampleGenerations(ContinuedFile):
                     for row, text in zip(self.rows, texts, strict=True)
                 ]
             )
+
+
+class SaveAndLeave(TrainerCallback):
+    """Upon a notice to any process: a checkpoint at the next step from which a run resumes exactly, and Preempted."""
+
+    def __init__(self, trainer: Any, notice: Notice) -> None:
+        self.trainer, self.notice, self.leaves = trainer, notice, False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.notice and not self.leaves:
+            self.trainer.accelerator.set_trigger()
+        alone = self.trainer.accelerator.num_processes == 1  # then nobody is asked, as that would wait for the GPU
+        self.leaves |= bool(self.notice) if alone else self.trainer.accelerator.check_trigger()
+        if self.leaves and is_whole_generation(self.trainer, state.global_step):
+            control.should_save = control.should_log = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.leaves:
+            saved = f"checkpoint-{state.global_step} is whole"
+            raise processes.Preempted(self.notice.signum or signal.SIGTERM, saved)
+
+
+def is_whole_generation(trainer: Any, step: int) -> bool:
+    """Whether what was generated before this step is trained on, all iterations on it included."""
+    accumulated = trainer.args.gradient_accumulation_steps
+    reuse = getattr(trainer.args, "steps_per_generation", None) or accumulated
+    return step * accumulated % (reuse * getattr(trainer, "num_iterations", 1)) == 0
 
 
 def prepare_trackers(report_to: list[str], output_dir: Path) -> None:

@@ -6,8 +6,10 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from signal import Signals
 from typing import Any, TypeVar
 
 from accelerate import PartialState
@@ -16,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import ModelConfig
 
-from posttrain import atomic, lineage
+from posttrain import atomic, lineage, processes
 from posttrain.console import is_main_process, say
 from posttrain.data.encode import load_tokenizer
 from posttrain.errors import PosttrainError
@@ -27,14 +29,15 @@ from posttrain.models.loading import read_config
 from posttrain.models.rope import base_rope, rope_of
 from posttrain.recipe.options import StrategyOptions
 from posttrain.recipe.reader import Recipe
-from posttrain.training import stopping
+from posttrain.training import preemption, stopping
 from posttrain.training.base_trainer import WholeRun, peak_memory_bytes
+from posttrain.training.callbacks import SaveAndLeave
 from posttrain.training.final import FINAL, restore_final, save_final
 from posttrain.training.progress import data_line
 from posttrain.training.resume import resume_point, trained_already
 
 NOT_IDENTITY = (  # move no number
-    "output_dir", "report_to", "run_name", "project", "disable_tqdm", "log_level",
+    "grace", "output_dir", "report_to", "run_name", "project", "disable_tqdm", "log_level",
     "probe", "probe_max_truncated", "probe_max_zero_variance",
 )  # fmt: skip
 EVALUATION_SPEED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
@@ -117,10 +120,25 @@ class Run:
         started = time.perf_counter()
         self.trained = trained_already(trainer, resumed_from)
         if self.trained is None:
-            trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
+            with self.leaving_when_asked(trainer):
+                trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
         if trainer.state.global_step == 0:
             raise PosttrainError(f"{self.output_dir}: {no_step_reason(trainer)}; the run is not finished")
         return run_result(trainer, time.perf_counter() - started)
+
+    @contextmanager
+    def leaving_when_asked(self, trainer: WholeRun) -> Iterator[None]:
+        """Inside, a first SIGTERM ends the run with a whole checkpoint and exit code 75, which the record keeps."""
+        try:
+            with preemption.grace(self.recipe.build(StrategyOptions).grace) as notice:
+                trainer.add_callback(SaveAndLeave(trainer, notice))
+                yield
+        except processes.Preempted as left:
+            if is_main_process():
+                ended = {"at": lineage.now(), "signal": Signals(left.signum).name, "step": trainer.state.global_step}
+                self.record["sessions"][-1] |= {"ended": ended}
+                atomic.write_json(self.output_dir / lineage.RUN_FILE, self.record)
+            raise
 
     def close(self, trainer: WholeRun, result: dict[str, Any]) -> None:
         """Write `final/`, then the record that says the run is finished."""

@@ -19,6 +19,7 @@ from posttrain.hardware import VARIABLE, find_config
 from posttrain.models import checkpoints
 from posttrain.models.source import check_model
 from posttrain.recipe.reader import override_arguments, read_recipe
+from posttrain.training import preemption
 
 SCRIPTS = Path(__file__).parents[3]
 BASE = "base"
@@ -192,7 +193,12 @@ def run_study(study: Study, devices: list[str]) -> None:
     free: queue.Queue[str | None] = queue.Queue()
     for device in devices or [None]:  # type: ignore[list-item]
         free.put(device)
-    with ThreadPoolExecutor(max_workers=max(1, len(devices))) as pool:
+    with preemption.passed_on():
+        _run_all(study, base, free, max(1, len(devices)))
+
+
+def _run_all(study: Study, base: str, free: "queue.Queue[str | None]", at_once: int) -> None:
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
         started = {BASE: pool.submit(_on_a_device, free, _run_base, study, base)}
         started |= {name: pool.submit(_on_a_device, free, _run_cell, study, name) for name in study.cells()}
     failed = {name: error for name, future in started.items() if (error := future.exception())}
