@@ -50,6 +50,11 @@ def marked(mark: str) -> Iterator[psutil.Process]:
             continue
 
 
+def ended_by(signum: signal.Signals) -> tuple[str, str]:
+    """How the last line of such a command begins; a trainer that takes steps saves first."""
+    return f"interrupted by {signum.name}", f"left upon {signum.name}"
+
+
 def left_after(mark: str, seconds: float) -> list[str]:
     """What is still there after so many seconds; it is killed."""
     deadline = time.monotonic() + seconds
@@ -116,9 +121,9 @@ def test_a_signal_leaves_nothing_behind_and_costs_no_byte(name, signum, world, w
     alone = "accelerate.commands.launch" not in command  # a launcher has words of its own
     done = results(tmp_path) == expected
     if alone and moment > STARTED * crowd and signum != signal.SIGKILL and not (done and process.returncode == -signum):
-        assert process.returncode in (0, 128 + signum), errors[-2000:]
+        assert process.returncode in (0, 75, 128 + signum), errors[-2000:]
         assert "Traceback" not in errors, errors[-2000:]
-        assert process.returncode == 0 or errors.splitlines()[-1].startswith(f"interrupted by {signum.name}")
+        assert process.returncode == 0 or errors.splitlines()[-1].startswith(ended_by(signum))
 
     if not (done and name in ONCE):
         ended_well(start(command, "again"))
