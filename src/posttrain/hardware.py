@@ -9,6 +9,7 @@ module reads them from the file itself: named by POSTTRAIN_ACCELERATE_CONFIG, or
 import importlib.util
 import logging
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ VARIABLE = "POSTTRAIN_ACCELERATE_CONFIG"
 SECTION = "dynamo_config"
 TOGGLES = ("gradient_checkpointing", "attn_implementation")
 ATTENTION = ("sdpa", "eager", "varlen_sdpa", "flash_attention_2")
+CPU_INFO = Path("/proc/cpuinfo")
+BF16_UNITS = {"avx512_bf16", "amx_bf16", "bf16"}  # names of processor features: the last is ARM's
 MOMENT = 0.2  # seconds over which the load of this moment is measured
 logger = logging.getLogger(__name__)
 
@@ -183,8 +186,20 @@ def machine_facts(model: Any, processes: int = 1, autocast: str = "no") -> dict[
     warnings = []
     if device == "CPU":
         warnings = [crowding(threads, processes, usable_cores(), busy_cores()) or ""]
+        warnings += [slow_bf16(CPU_INFO)] if autocast == "bf16" or dtype == "bfloat16" else []
         warnings += held_back(FOUR_BIT) if getattr(model, "is_loaded_in_4bit", False) else []
     return {"machine": line, "warning": "\n".join(filter(None, warnings))}
+
+
+def slow_bf16(info: Path) -> str:
+    """What is slow about bf16 on the processor that a file like /proc/cpuinfo describes; empty where it is fast.
+
+    Without units for it every product is computed in float32 between two conversions.
+    """
+    named = re.search(r"^(?:flags|Features)\s*:(.*)", info.read_text() if info.is_file() else "", re.MULTILINE)
+    if named is None or BF16_UNITS & set(named[1].split()):
+        return ""
+    return "bf16 without units for it (avx512_bf16, amx_bf16) is slower than float32; use cpu.yaml and dtype: float32"
 
 
 def usable_cores() -> int:

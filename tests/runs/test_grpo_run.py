@@ -15,7 +15,7 @@ SMALL = {
     "max_completion_length": 40, "save_steps": 2, "guard_steps": 2, "guard_prompts": 10, "probe": "warn",
     "num_train_examples": 8,  # an epoch is two steps: the resumed run is in its second
 }  # fmt: skip
-TIMED = ("seconds/", "tokens_per_second", "step_time")
+TIMED = ("seconds/", "tokens_per_second", "step_time", "peak_memory_gib")
 
 
 def arguments(data: Path, model: Path, out: Path, **changes: Any) -> list[str]:

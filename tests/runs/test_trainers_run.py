@@ -15,6 +15,7 @@ BASE = "assets/tiny_base"
 TIMED = (
     "step_time",
     "tokens_per_second",
+    "peak_memory_gib",
     "eval_runtime",
     "eval_samples_per_second",
     "eval_steps_per_second",

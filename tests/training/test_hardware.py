@@ -16,8 +16,10 @@ from posttrain.hardware import (
     busy_cores,
     crowding,
     find_config,
+    machine_facts,
     parse_config,
     read_hardware,
+    slow_bf16,
     usable_cores,
 )
 from posttrain.launching import LaunchError, forgotten_afterwards
@@ -181,3 +183,30 @@ def test_every_config_of_ours_can_be_in_force(path):
     stage = (written.get("deepspeed_config") or {}).get("zero_stage")
     assert variables.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == (str(stage) if stage is not None else None)
     assert variables.get("FSDP_VERSION") == ("2" if "fsdp_config" in written else None)
+
+
+@pytest.mark.parametrize(
+    "text, slow",
+    [
+        ("model name\t: AMD EPYC\nflags\t\t: fpu avx512f avx512_bf16 avx2\n", False),
+        ("flags\t\t: fpu amx_bf16\n", False),
+        ("Features\t: fp asimd bf16\n", False),
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16_no\n", True),
+        ("no processor that we know\n", False),
+        (None, False),  # no such file: macOS
+    ],
+)
+def test_bf16_on_a_processor_without_units_for_it_is_told(tmp_path, text, slow):
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert ("cpu.yaml" in slow_bf16(tmp_path / "cpuinfo")) == slow
+
+
+@pytest.mark.parametrize("autocast, warned", [("bf16", True), ("no", False)])
+def test_the_header_of_a_bf16_run_says_so(monkeypatch, tmp_path, models, autocast, warned):
+    from transformers import AutoModelForCausalLM
+
+    (tmp_path / "cpuinfo").write_text("flags : fpu avx2\n")
+    monkeypatch.setattr(hardware_module, "CPU_INFO", tmp_path / "cpuinfo")
+    facts = machine_facts(AutoModelForCausalLM.from_pretrained(models / "qwen2"), autocast=autocast)
+    assert ("slower than float32" in facts["warning"]) == warned

@@ -13,6 +13,7 @@ from posttrain.generation.sample import Decoding, Sample, Tick, unheard
 from posttrain.generation.slots import SlotEngine
 from posttrain.generation.stretches import CUT, cut
 from posttrain.hardware import machine_facts
+from posttrain.models.host_memory import give_back
 
 Piece, Item = TypeVar("Piece"), TypeVar("Item")
 Prompts = Sequence[tuple[int, list[int]]]  # index and token ids of each
@@ -96,6 +97,8 @@ class HfSampler(StretchSampler):
         )  # fmt: skip
         for index, ids in completions:
             yield to_sample(index, ids, decoding, self.tokenizer)
+        if self.model.device.type == "cpu":
+            give_back()
 
     def halve(self) -> None:
         """Go on with half as many completions at once."""

@@ -29,6 +29,7 @@ PANELS = (
     ("clipped updates (share)", r"clip_ratio/.*_mean", "linear"),
     ("time of a step (share)", r"seconds/.*", "share"),
     ("tokens a second", r"tokens_per_second", "linear"),
+    ("peak memory (GiB)", r"peak_memory_gib", "linear"),
     ("learning rate", r"learning_rate", "linear"),
     ("gradient norm", r"grad_norm", "linear"),
 )

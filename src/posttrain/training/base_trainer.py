@@ -1,6 +1,5 @@
 """What our trainers add to TRL's: checkpoints that are whole, honest throughput, a loss that is fast without Triton."""
 
-import os
 import pickle
 import time
 from collections.abc import Iterator, Sequence
@@ -22,10 +21,13 @@ from posttrain.generation.sample import Decoding, Sample
 from posttrain.generation.samplers import HfSampler
 from posttrain.hardware import find_config
 from posttrain.models import checkpoints
+from posttrain.models.host_memory import peak_resident_bytes
 from posttrain.models.rope import write_both_forms
 from posttrain.plan.memory.advice import advice
 from posttrain.plan.memory.live import sizes_of
+from posttrain.plan.memory.process import GIB
 from posttrain.plan.shapes import ShapeError
+from posttrain.training.callbacks import GiveBack
 from posttrain.training.progress import Opening, show_progress
 from posttrain.training.safe_loading import tensors_only
 
@@ -45,10 +47,12 @@ class WholeRun(Trainer):
         self.window = Window(self)
         self.facts: dict[str, str] = {}  # lines of the header that only the run knows
         self.add_callback(Opening(self))
+        if self.accelerator.device.type == "cpu":
+            self.add_callback(GiveBack())
         show_progress(self)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add tokens seen, tokens per second and MFU to TRL's figures; each of them under one name."""
+        """Add tokens seen, tokens per second, MFU and memory to TRL's figures; each of them under one name."""
         self._metrics["train"].pop("num_tokens", None)  # starts at zero again on resume; tokens_seen does not
         self._metrics["eval"].pop("num_tokens", None)
         if "loss" in logs:
@@ -188,6 +192,7 @@ class Window:
                 processes = self.trainer.accelerator.num_processes
                 mfu = compute_mfu(compute_flops_per_token(config, length), rate, processes, self.peak_flops)
                 figures["mfu"] = round(adjusted_mfu(mfu, config, length) / 100, 4)
+        figures["peak_memory_gib"] = round(peak_memory_bytes() / GIB, 3)
         self.open()
         return figures
 
@@ -203,8 +208,4 @@ class Window:
 
 def peak_memory_bytes() -> int:
     """Largest memory this process held: on its GPU where it has one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_resident_bytes()

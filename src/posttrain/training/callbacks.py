@@ -16,6 +16,7 @@ from posttrain import atomic, processes
 from posttrain.console import say
 from posttrain.data.prompts import render_prompt
 from posttrain.lineage import METRICS_FILE
+from posttrain.models.host_memory import give_back
 from posttrain.training.preemption import Notice
 
 GENERATIONS_FILE = "generations.jsonl"
@@ -87,6 +88,15 @@ class MetricsFile(ContinuedFile):
         if state.is_world_process_zero and ("loss" in logs or any(name.startswith("eval_") for name in logs)):
             figures = {k: v for k, v in logs.items() if k not in NOT_METRICS}
             self.append([{"step": state.global_step, **figures}])
+
+
+class GiveBack(TrainerCallback):
+    """Hands what a batch has freed back to the system, so that a run on a CPU needs no more memory every step."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        give_back()
+
+    on_substep_end = on_prediction_step = on_step_end
 
 
 class SampleGenerations(ContinuedFile):

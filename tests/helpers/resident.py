@@ -1,0 +1,69 @@
+"""Train and evaluate on a hundred batches of random lengths; print the resident bytes after each of them.
+
+    python tests/helpers/resident.py MODEL OUT "give back"|keep
+
+The vocabulary is large, so that logits are the most of what a step holds.
+"""
+
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+from datasets import Dataset
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
+from trl import SFTConfig
+
+from posttrain.methods.sft import RecipeTrainer
+from posttrain.training.callbacks import GiveBack
+
+VOCABULARY, BATCHES, ROWS = 8192, 100, 4
+
+
+class Resident(TrainerCallback):
+    """Looks after `GiveBack`, as it is added later."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[int]] = {"training": [], "evaluation": []}
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seen["training"].append(psutil.Process().memory_info().rss)
+
+    def on_prediction_step(self, *_: Any, **__: Any) -> None:
+        self.seen["evaluation"].append(psutil.Process().memory_info().rss)
+
+
+def rows() -> Dataset:
+    rng = random.Random(0)
+    lengths = [rng.randint(20, 120) for _ in range(BATCHES) for _ in range(ROWS)]
+    ids = [[rng.randrange(VOCABULARY) for _ in range(length)] for length in lengths]
+    return Dataset.from_dict({"input_ids": ids, "labels": ids})
+
+
+def main(model: str, out: Path, mode: str) -> None:
+    config = Qwen2Config(
+        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    arguments = SFTConfig(
+        output_dir=str(out), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
+        disable_tqdm=True, dataset_kwargs={"skip_prepare_dataset": True}, max_steps=BATCHES, save_strategy="no",
+        per_device_train_batch_size=ROWS, per_device_eval_batch_size=ROWS,
+    )  # fmt: skip
+    data, resident = rows(), Resident()
+    trainer = RecipeTrainer(
+        model=Qwen2ForCausalLM(config), args=arguments, train_dataset=data, eval_dataset=data,
+        processing_class=AutoTokenizer.from_pretrained(model), callbacks=[],
+    )  # fmt: skip
+    if mode == "keep":
+        trainer.remove_callback(GiveBack)
+    trainer.add_callback(resident)
+    trainer.train()
+    trainer.evaluate()
+    print(json.dumps(resident.seen))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
