@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> No
         if options.probe == "only":
             trainer.train()  # ends with the probe, before the first step
         result = run.train(trainer, build.describe_dataset(options, prompts, manifest), callbacks, reward_files=rewards)
-    result["guard"] = build.guard_result(run.output_dir)
+    result |= build.outcome(trainer, run.output_dir)
     run.close(trainer, result)
     say(build.summary(run.output_dir, result))
 

@@ -36,7 +36,7 @@ LIGHT = (
     "evaluation.agreement", "evaluation.comparison", "evaluation.estimates", "evaluation.published_graders",
     "evaluation.results", "evaluation.samples", "evaluation.scoring",
     "plan.devices", "plan.measured", "plan.page", "plan.recipe_plan", "pipelines.planning",
-    "methods.grpo.custom_rewards", "methods.grpo.rewards",
+    "methods.grpo.custom_rewards", "methods.grpo.questions", "methods.grpo.rewards",
     "memory.bank.questions", "memory.command_line",
     "report.content", "report.evaluation_page", "report.figures", "report.formulas", "report.html_page",
     "report.kept.keep", "report.kept.table", "report.questions",

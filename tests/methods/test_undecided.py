@@ -11,7 +11,7 @@ from scripted_grpo import GRADER, LOSSES, RIGHT, UNDECIDED, WRONG, one_group, ta
 
 from posttrain.grading.grader import Grade, Verdict
 from posttrain.methods.grpo import guard
-from posttrain.methods.grpo.undecided import groups_without_signal
+from posttrain.methods.grpo.undecided import groups_with_signal
 
 FIRST, SECOND = UNDECIDED
 NAN = float("nan")
@@ -117,7 +117,7 @@ def test_two_processes_leave_it_out_alike(model, tmp_path):
     ],
 )
 def test_groups_without_signal(rewards, weights, summed, flat):
-    found = groups_without_signal(torch.tensor(rewards), torch.tensor(weights), 3, summed)
+    found = 1 - groups_with_signal(torch.tensor(rewards), torch.tensor(weights), 3, summed).float().mean().item()
     assert found == pytest.approx(flat)
 
 

@@ -190,6 +190,25 @@ def generation_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     return faults
 
 
+def question_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """Dynamic sampling where a group's advantages depend on other groups, or where equal rewards do teach."""
+    if not values.get("dynamic_sampling"):
+        unread = "max_generation_batches" in values
+        return [f"{path}: max_generation_batches: needs dynamic_sampling: true"] if unread else []
+    needs = {
+        "scale_rewards": (("group", "none"), "another round would change the advantages of the first"),
+        "multi_objective_aggregation": (("sum_then_normalize",), "another round would change those of the first"),
+    }
+    faults = [
+        f"{path}: {key}: {values[key]}: {why}; with dynamic_sampling: true expected {' or '.join(known)}"
+        for key, (known, why) in needs.items()
+        if values.get(key, known[0]) not in known
+    ]
+    if values["loss_type"] == "no_baseline":
+        faults.append(f"{path}: loss_type: no_baseline: equal rewards teach without a baseline; drop dynamic_sampling")
+    return faults
+
+
 def sampling_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     """Greedy candidates."""
     if values.get("temperature") == 0:

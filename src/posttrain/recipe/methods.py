@@ -107,7 +107,7 @@ ROWS = (
         library=(GRPO_CONFIG,),
         rules=(
             rules.grpo_contradictions, rules.stop_contradictions, rules.generation_contradictions,
-            rules.strategy_contradictions,
+            rules.question_contradictions, rules.strategy_contradictions,
         ),
         required=(
             *TRAINING, "max_completion_length", "num_generations", "temperature", "loss_type", "scale_rewards", "beta",

@@ -204,6 +204,26 @@ class GrpoOptions(TrainOptions):
         default=0.9,
         metadata={"help": "Largest share of prompts whose completions all earn the same.", "min": 0, "max": 1},
     )
+    dynamic_sampling: bool = field(
+        default=False,
+        metadata={"help": "Replace prompts whose completions all earn the same by fresh ones until the batch is full."},
+    )
+    max_generation_batches: int = field(
+        default=10,
+        metadata={
+            "help": "Rounds of generation that dynamic_sampling may take for one batch, the first included; places "
+            "that are still free teach nothing.",
+            "min": 1,
+        },
+    )
+    question_sampling: str = field(
+        default="uniform",
+        metadata={
+            "help": "`uniform` asks all questions equally often; `informative` those more often whose completions "
+            "will probably be neither all right nor all wrong, by the run's own history.",
+            "choices": ("uniform", "informative"),
+        },
+    )
     guard_steps: int = field(
         default=0,
         metadata={

@@ -42,6 +42,8 @@ class WholeRun(Trainer):
     `self._metrics` is TRL's own store of figures to be logged.
     """
 
+    ended: str | None = None  # why the method itself ended the run before its last step
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.window = Window(self)
@@ -118,6 +120,12 @@ class WholeRun(Trainer):
             )
         return best
 
+    def save_beside(self, checkpoint: Path) -> None:
+        """Write what the method keeps in a checkpoint beside TRL's files; the main process calls it before the mark."""
+
+    def restore_beside(self, checkpoint: Path) -> None:
+        """Read what `save_beside` wrote, in every process, before the run goes on from there."""
+
     def _load_best_model(self) -> None:
         self.state.best_model_checkpoint = str(self.best_checkpoint())
         super()._load_best_model()
@@ -134,6 +142,7 @@ class WholeRun(Trainer):
                     checkpoint = directory / f"checkpoint-{self.state.global_step}"
                     (checkpoint / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing reads
                     write_both_forms(checkpoint)
+                    self.save_beside(checkpoint)
                     checkpoints.mark_complete(checkpoint)
                     checkpoints.rotate(directory, limit, self.state.best_model_checkpoint)
                 self.accelerator.wait_for_everyone()

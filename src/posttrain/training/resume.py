@@ -55,7 +55,9 @@ def trained_already(trainer: WholeRun, checkpoint: Path | None) -> Path | None:
     if checkpoint is None:
         return None
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    if state.global_step < state.max_steps and not stopping.stopped_early(trainer.args, state.stateful_callbacks):
+    trainer.restore_beside(checkpoint)
+    stopped = trainer.ended or stopping.stopped_early(trainer.args, state.stateful_callbacks)
+    if state.global_step < state.max_steps and not stopped:
         return None
     trainer.state = state
     best = trainer.args.load_best_model_at_end and state.best_model_checkpoint

@@ -232,7 +232,8 @@ def run_result(trainer: WholeRun, seconds: float) -> dict[str, Any]:
         "evaluation": last_evaluation(trainer),
         "peak_memory_bytes": peak_memory_bytes(),
         "effective": effective_settings(trainer),
-        "exit_reason": "completed" if state.global_step >= state.max_steps else "stopped by a callback",
+        "exit_reason": trainer.ended
+        or ("completed" if state.global_step >= state.max_steps else "stopped by a callback"),
     }
 
 

@@ -23,8 +23,10 @@ from posttrain.grading.grader import Grader
 from posttrain.hardware import Hardware
 from posttrain.lineage import digest
 from posttrain.methods.grpo.custom_rewards import load_rewards
+from posttrain.methods.grpo.dynamic_sampling import ChosenQuestions, DynamicSampling
 from posttrain.methods.grpo.guard import GUARD_FILE, Guard, best_line, read_guard
 from posttrain.methods.grpo.probe import SignalProbe
+from posttrain.methods.grpo.questions import Questions
 from posttrain.methods.grpo.trainer import GrpoTrainer
 from posttrain.models import loading, packed_attention, trainable
 from posttrain.recipe.options import GrpoOptions, StrategyOptions
@@ -50,6 +52,7 @@ class Prompts:
     train: Dataset
     guard: list[dict[str, Any]]
     longest: int
+    held_out: frozenset[str] = frozenset()  # texts of validation questions
 
 
 def build_arguments(recipe: Recipe, hardware: Hardware) -> GRPOConfig:
@@ -64,16 +67,33 @@ def load_prompts(options: GrpoOptions, manifest: dict[str, Any], tokenizer: PreT
     """The train split's questions as text the model continues, and validation questions for the guard."""
     directory = Path(options.dataset_name)
     rows = by_content(read_parquet(split_path(directory, manifest, "train"), QUESTIONS), options.num_train_examples)
-    guarded = options.guard_steps > 0
-    guard = (
-        by_content(read_parquet(split_path(directory, manifest, "validation"), QUESTIONS), options.guard_prompts)
-        if guarded
-        else []
-    )
+    guard, held_out = [], []
+    if options.guard_steps > 0 or (chooses_questions(options) and "validation.parquet" in manifest["files"]):
+        held_out = read_parquet(split_path(directory, manifest, "validation"), QUESTIONS)
+    if options.guard_steps > 0:
+        guard = by_content(held_out, options.guard_prompts)
     texts = [render_prompt(options.prompt, row["prompt"], tokenizer) for row in [*rows, *guard]]
     longest = max(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
     train = [{"id": row["id"], "prompt": text, "answer": row["answer"]} for row, text in zip(rows, texts, strict=False)]
-    return Prompts(Dataset.from_list(train), guard, longest)
+    asked_elsewhere = frozenset(render_prompt(options.prompt, row["prompt"], tokenizer) for row in held_out)
+    return Prompts(Dataset.from_list(train), guard, longest, asked_elsewhere)
+
+
+def chooses_questions(options: GrpoOptions) -> bool:
+    """Whether the run itself chooses its questions, which TRL's sampler does otherwise."""
+    return options.dynamic_sampling or options.question_sampling != "uniform"
+
+
+def choose_questions(trainer: GrpoTrainer, options: GrpoOptions, prompts: Prompts) -> ChosenQuestions:
+    """What draws the questions of each generation: of the train split, and none that validation holds as well."""
+    rows = [row for row in prompts.train.to_list() if row["prompt"] not in prompts.held_out]
+    if left_out := len(prompts.train) - len(rows):
+        say(f"{left_out} training questions are validation questions too, and are never asked")
+    informative = options.question_sampling == "informative"
+    questions = Questions(rows, trainer.args.seed, informative, trainer.num_generations)
+    if options.dynamic_sampling:
+        return DynamicSampling(trainer, questions, options.max_generation_batches)
+    return ChosenQuestions(trainer, questions)
 
 
 def build_trainer(
@@ -107,6 +127,9 @@ def build_trainer(
         )
     trainer.add_callback(MetricsFile(output_dir, trainer.window))
     trainer.add_callback(SignalProbe(trainer, options, output_dir))
+    if chooses_questions(options):
+        trainer.questions = choose_questions(trainer, options, prompts)
+        trainer.add_callback(trainer.questions)
     if options.guard_steps:
         trainer.add_callback(Guard(trainer, prompts.guard, options.prompt, options.guard_steps))
     return trainer
@@ -157,6 +180,12 @@ def describe_dataset(options: GrpoOptions, prompts: Prompts, manifest: dict[str,
     }
 
 
+def outcome(trainer: GrpoTrainer, output_dir: Path) -> dict[str, Any]:
+    """What run.json says of the guard and of the questions asked, None where the recipe wanted none of it."""
+    totals = dict(trainer.questions.questions.totals) if trainer.questions else None
+    return {"guard": guard_result(output_dir), "questions": totals}
+
+
 def guard_result(output_dir: Path) -> dict[str, Any] | None:
     """The guard's start, end and best line without their answers, None where there was no guard."""
     lines = read_guard(output_dir / GUARD_FILE)
@@ -170,4 +199,6 @@ def summary(output_dir: Path, result: dict[str, Any]) -> str:
     """The last line of a run."""
     guard = result["guard"]
     accuracy = f"guard {guard['start']['accuracy']:.1%} → {guard['last']['accuracy']:.1%}, " if guard else ""
-    return f"{output_dir / FINAL}: {result['steps']} steps, {accuracy}{result['wall_seconds']:.0f} s"
+    asked = result["questions"]
+    questions = f"{asked['trained']} of {asked['asked']} questions trained on, " if asked else ""
+    return f"{output_dir / FINAL}: {result['steps']} steps, {accuracy}{questions}{result['wall_seconds']:.0f} s"

@@ -21,8 +21,9 @@ from posttrain.generation.vllm import canary
 from posttrain.generation.vllm.server import ServerError
 from posttrain.grading.formats import in_form
 from posttrain.grading.grader import Grade, Grader, Verdict
+from posttrain.methods.grpo.dynamic_sampling import ChosenQuestions
 from posttrain.methods.grpo.micro_batches import micro_batches, real_positions
-from posttrain.methods.grpo.undecided import groups_without_signal, leave_out, undecided_rows
+from posttrain.methods.grpo.undecided import Judged, groups_with_signal, judged, leave_out
 from posttrain.models import checkpoints
 from posttrain.training.base_trainer import WholeRun
 from posttrain.training.callbacks import ContinuedFile
@@ -46,7 +47,9 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         self.grader, self.subtract_mean, self.canary_tolerance = grader, subtract_mean, canary_tolerance
         self.phase_seconds: Counter[str] = Counter()
         self.logged_step = 0
-        self.rewards, self.undecided = torch.empty(0), torch.empty(0)  # of the last generation, all processes
+        self.rewards = self.signal = torch.empty(0)  # of the last generation, all processes
+        self.judged = Judged(self.rewards, self.rewards, self.rewards)
+        self.questions: ChosenQuestions | None = None  # chooses what is asked, where the recipe wants that
         super().__init__(**kwargs)
         self.completions = ContinuedFile(Path(self.args.output_dir) / COMPLETIONS_FILE)
         self.add_callback(self.completions)
@@ -165,8 +168,8 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
             rewards = super()._calculate_rewards(rows, prompts, completions, completion_ids)
         self._note_verdicts(grades, completions, truncated)
         self._log_completion_extra("verdict", [grade.verdict.value for grade in grades])
-        self.undecided = undecided_rows(grades, self.accelerator)
-        rewards[self.undecided] = torch.nan  # TRL takes such a row out of its group, with an advantage of 0
+        self.judged = judged(grades, completion_ids, self.accelerator)
+        rewards[self.judged.undecided] = torch.nan  # TRL takes such a row out of its group, with an advantage of 0
         self.rewards = rewards
         return rewards
 
@@ -199,11 +202,12 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
             scored["advantages"] = bare[own]
             self._logs["advantages"].clear()
             self._logs["advantages"].extend(bare.tolist())
-        leave_out(scored, self.undecided[own], self.accelerator)
+        leave_out(scored, self.judged.undecided[own], self.accelerator)
         figures, summed = self._metrics["train"], self.multi_objective_aggregation == "sum_then_normalize"
-        flat = groups_without_signal(self.rewards, weights, self.num_generations, summed)
+        self.signal = groups_with_signal(self.rewards, weights, self.num_generations, summed)
+        flat = 1 - self.signal.float().mean().item()
         figures["frac_reward_zero_std"][-1] = flat  # TRL's takes a group without a verdict for one with a signal
-        figures["undecided"].append(float(self.undecided.sum()))
+        figures["undecided"].append(float(self.judged.undecided.sum()))
         figures["unrewarded"].append(float(self.rewards.isnan().all(1).sum()))
         if mismatch := figures.get("sampling/sampling_logp_difference/mean"):
             canary.check(mismatch[-1], self.canary_tolerance, f"completions of step {self.state.global_step + 1}")
@@ -213,31 +217,40 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         return scored
 
     def _completion_lines(self) -> list[dict[str, Any]]:
-        """The generation just scored; TRL keeps that much in `_logs`. `step` is the one that will train on it."""
+        """The generation just scored, at the end of TRL's `_logs`. `step` is the one that will train on it."""
         logs, bound = self._logs, self.args.num_completions_to_print
-        lines = zip(logs["prompt"], logs["completion"], logs["advantages"], strict=True)
+        first = len(logs["prompt"]) - len(self.rewards)
         return [
             {
                 "step": self.state.global_step + 1,
-                "prompt": prompt,
-                "completion": completion,
+                "prompt": logs["prompt"][i],
+                "completion": logs["completion"][i],
                 "verdict": logs["extra"]["verdict"][i],
                 "rewards": {n: None if isnan(v[i]) else v[i] for n, v in logs["rewards"].items()},
-                "advantage": advantage,
+                "advantage": logs["advantages"][i],
             }
-            for i, (prompt, completion, advantage) in enumerate(lines)
-            if bound is None or i < bound
+            for i in range(first, len(logs["prompt"]))
+            if bound is None or i - first < bound
         ]
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """TRL's buffer of one generation, cut into micro-batches of similar length instead of random ones."""
         generate_every = self.args.steps_per_generation * self.num_iterations
         if self._step % generate_every == 0 or self._buffered_inputs is None:
-            scored = self._generate_and_score_completions(generation_batch)
+            chosen = self.questions
+            scored = chosen.generation() if chosen else self._generate_and_score_completions(generation_batch)
             accumulated = min(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
             self._buffered_inputs = micro_batches(scored, self.args.steps_per_generation, accumulated)
             self._metrics["train"]["real_positions"].append(real_positions(self._buffered_inputs))
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def save_beside(self, checkpoint: Path) -> None:
+        if self.questions:
+            self.questions.save(checkpoint)
+
+    def restore_beside(self, checkpoint: Path) -> None:
+        if self.questions:
+            self.questions.restore(checkpoint)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add seconds per step by phase; `update` is what the others leave."""

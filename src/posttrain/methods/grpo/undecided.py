@@ -3,19 +3,33 @@
 A reward function's None means something else, that it does not apply to a sample; TRL leaves that to the other ones.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from posttrain.grading.grader import Grade
+from posttrain.grading.grader import Grade, Verdict
 from posttrain.methods.grpo.rewards import UNDECIDED
 
 
-def undecided_rows(grades: list[Grade], accelerator: Any) -> Tensor:
-    """Which completions of all processes have no verdict. (N,) bool"""
-    own = torch.tensor([grade.verdict in UNDECIDED for grade in grades], dtype=torch.int, device=accelerator.device)
-    return accelerator.gather(own).bool()
+@dataclass(frozen=True)
+class Judged:
+    """The completions of all processes: which are right, which have no verdict, and their lengths. Each (N,)."""
+
+    right: Tensor
+    undecided: Tensor
+    tokens: Tensor
+
+
+def judged(grades: list[Grade], completion_ids: list[list[int]], accelerator: Any) -> Judged:
+    """What every process must know of all completions, from this process's own."""
+    own = [
+        [grade.verdict == Verdict.CORRECT, grade.verdict in UNDECIDED, len(ids)]
+        for grade, ids in zip(grades, completion_ids, strict=True)
+    ]
+    right, undecided, tokens = accelerator.gather(torch.tensor(own, dtype=torch.int, device=accelerator.device)).T
+    return Judged(right.bool(), undecided.bool(), tokens)
 
 
 def leave_out(scored: dict[str, Any], undecided: Tensor, accelerator: Any) -> None:
@@ -28,8 +42,8 @@ def leave_out(scored: dict[str, Any], undecided: Tensor, accelerator: Any) -> No
     scored["num_items_in_batch"] = accelerator.gather(mask.sum()).sum()
 
 
-def groups_without_signal(rewards: Tensor, weights: Tensor, group: int, summed: bool) -> float:
-    """Share of the groups whose judged completions all earn the same, so that no advantage differs from 0.
+def groups_with_signal(rewards: Tensor, weights: Tensor, group: int, summed: bool) -> Tensor:
+    """Which groups have judged completions that earn different rewards, so that advantages differ from 0. (groups,)
 
     rewards: (N, F), NaN where a function does not apply    summed: rewards are added before they are compared
     """
@@ -42,4 +56,4 @@ def groups_without_signal(rewards: Tensor, weights: Tensor, group: int, summed: 
     lowest = grouped.nan_to_num(torch.inf).amin(1)
     highest = grouped.nan_to_num(-torch.inf).amax(1)
     differs = (highest > lowest) & ~torch.isclose(highest, lowest)
-    return 1 - differs.any(1).float().mean().item()
+    return differs.any(1)
