@@ -33,7 +33,7 @@ from posttrain.data.mixing import (
     quotas,
 )
 from posttrain.data.token_files import ids_path
-from posttrain.errors import ArgumentParser, check_writable, run_script
+from posttrain.errors import ArgumentParser, bounded, check_writable, run_script
 from posttrain.locks import locked
 
 
@@ -149,14 +149,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", metavar="DIRECTORY:AMOUNT", help="a share (0.5) or a number of rows (200)")
     parser.add_argument("--out", type=Path, required=True, help="directory of the mixture")
-    parser.add_argument("--n", type=int, help="rows of a mixture of shares alone")
+    parser.add_argument("--n", type=bounded(1), help="rows of a mixture of shares alone")
     parser.add_argument(
-        "--near-duplicates", type=float, default=0.8, help="similarity from which rows are counted as such; 0: do not"
+        "--near-duplicates",
+        type=bounded(0, 1, float),
+        default=0.8,
+        help="similarity from which rows are counted as such; 0: do not",
     )
-    arguments = parser.parse_args()
-    if not 0 <= arguments.near_duplicates <= 1 or (arguments.n is not None and arguments.n < 1):
-        parser.error("--near-duplicates lies between 0 and 1, --n is 1 or more")
-    return arguments
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from posttrain.console import counts_line
-from posttrain.errors import ArgumentParser, run_script
+from posttrain.errors import ArgumentParser, bounded, run_script
 from posttrain.pipelines.pass_rates import write_pass_rates
 
 
@@ -29,17 +29,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("samples", type=Path, nargs="+", help="of src/sample.py, expert iteration or evaluation")
     parser.add_argument("--out", type=Path, required=True, help="directory of the dataset")
     parser.add_argument(
-        "--between", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"), help="the band of pass rates"
+        "--between",
+        type=bounded(0, 1, float),
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="the band of pass rates",
     )
     parser.add_argument("--questions", type=Path, help="the prepared dataset that an evaluation's questions are of")
-    parser.add_argument("--validation", type=int, default=0, help="questions held out, chosen by content hash")
+    parser.add_argument("--validation", type=bounded(0), default=0, help="questions held out, chosen by content hash")
     arguments = parser.parse_args()
     missing = [str(path) for path in arguments.samples if not path.exists()]
     if missing:
         parser.error(f"no such file or directory: {', '.join(missing)}")
-    low, high = arguments.between
-    if not 0 <= low <= high <= 1 or arguments.validation < 0:
-        parser.error("--between takes two numbers from 0 to 1, the lower one first; --validation is 0 or more")
+    if arguments.between[0] > arguments.between[1]:
+        parser.error("--between takes the lower number first")
     return arguments
 
 

@@ -47,6 +47,7 @@ def test_every_number_of_a_script_has_bounds(path):
 VALIDATION = {  # every script of data_prep that holds rows out, with what it needs beside
     "gsm8k": ["--out", "OUT"],
     "preference_pairs": ["DATA", "--out", "OUT"],
+    "pass_rate": ["DATA", "--out", "OUT"],
     "filter_traces": ["DATA/traces.jsonl", "--out", "OUT", "--tokenizer", "assets/tiny_init", "--max-tokens", "99"],
 }
 
@@ -71,7 +72,7 @@ def test_a_validation_that_is_no_number_of_rows(name, value, tmp_path, monkeypat
 def rows_of(name: str, directory: Path) -> list[str]:
     """Three rows, one question each, for a script that would hold rows out."""
     numbers = range(3)
-    if name == "preference_pairs":
+    if name in ("preference_pairs", "pass_rate"):
         verdicts = (("right", "1", "correct"), ("wrong", "2", "wrong"))
         candidates = [Candidate(text, 9, "stop", answer, verdict) for text, answer, verdict in verdicts]
         lines = [Rollout(f"q{i}", [{"role": "user", "content": f"{i}?"}], "1", candidates).to_line() for i in numbers]

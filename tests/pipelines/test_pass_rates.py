@@ -130,4 +130,4 @@ def test_the_script_says_what_was_kept_and_refuses_a_band_upside_down(samples, t
     done = must(run_script("data_prep/pass_rate.py", samples, "--between", 0.1, 0.9, "--out", tmp_path / "rated"))
     assert "3 train" in done.stdout
     done = run_script("data_prep/pass_rate.py", samples, "--between", 0.9, 0.1, "--out", tmp_path / "o")
-    assert done.returncode == 2 and "the lower one first" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "the lower number first" in done.stderr and "Traceback" not in done.stderr

@@ -131,6 +131,10 @@ def _write(
     out: Path, rows: list[RatedRow], validation: int, counts: dict[str, Any], band: tuple[float, float],
     files: Iterable[Path],
 ) -> dict[str, Any]:  # fmt: skip
+    if rows and validation >= len(rows):
+        raise PassRateError(
+            f"--validation {validation}: takes all {len(rows)} questions and leaves none to train on; lower it"
+        )
     held = {row["id"] for row in by_content([{"id": row.id} for row in rows], validation)}
     splits = {"train": [row for row in rows if row.id not in held]}
     splits |= {"validation": [row for row in rows if row.id in held]} if held else {}
