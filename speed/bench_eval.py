@@ -63,7 +63,7 @@ def in_slots(
     """The same completions, each ended where its wanted tokens are there."""
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     ends = {tuple(ids) for ids in wanted.values()}
-    engine = SlotEngine(model, pad_token_id=0, slots=slots)
+    engine = SlotEngine(model, slots)
     longest = max(map(len, wanted.values()))
     return dict(engine.complete([(i, prompts[i]) for i in order], longest, lambda ids: tuple(ids) in ends))
 

@@ -44,7 +44,7 @@ def prompts(lengths: list[int]) -> list[list[int]]:
 
 
 def complete(model, asked: list[list[int]], slots: int, budget: int = 20, **sampling) -> list[list[int]]:
-    engine = SlotEngine(model, pad_token_id=0, slots=slots)
+    engine = SlotEngine(model, slots)
     found = dict(engine.complete(list(enumerate(asked)), budget, lambda ids: ids[-1] in ENDS, **sampling))
     return [found[i] for i in range(len(asked))]
 
@@ -66,7 +66,7 @@ def test_a_completion_does_not_depend_on_its_neighbours(lengths, slots, temperat
     torch.manual_seed(0)
     model, asked = MODELS["qwen2"]().eval(), prompts(lengths)
     together = complete(model, asked, slots, temperature=temperature)
-    engine = SlotEngine(model, pad_token_id=0, slots=1)
+    engine = SlotEngine(model, slots=1)
     for i, prompt in enumerate(asked):
         ((_, alone),) = engine.complete([(i, prompt)], 20, lambda ids: ids[-1] in ENDS, temperature)
         assert alone == together[i]
@@ -107,4 +107,4 @@ def test_a_stop_text_ends_a_completion_and_stays_in_it():
 def test_what_the_engine_cannot_do_is_refused(model):
     sliding = Qwen2ForCausalLM(Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=0))
     with pytest.raises(PosttrainError, match="without full attention"):
-        SlotEngine(sliding, 0, 2)
+        SlotEngine(sliding, 2)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import PosttrainError
+from posttrain.generation.packed_weights import pack_weights
 from posttrain.generation.sample import Decoding, Sample
 from posttrain.generation.samplers import HfSampler
 from posttrain.generation.share import Share, Weight, Work, own_threads, settle, share_cpu
@@ -92,7 +93,7 @@ def two(checkpoint) -> WorkerSampler:
 def test_two_processes_give_the_samples_of_one(asked):
     checkpoint, prompts, decoding = asked
     torch.set_num_threads(1)
-    alone = HfSampler(load_model(checkpoint, "auto"), checkpoint.tokenizer, BATCH)
+    alone = HfSampler(pack_weights(load_model(checkpoint, "auto")), checkpoint.tokenizer, BATCH)
     counts: dict[str, list[int]] = {"one": [], "two": []}
     wanted = sorted(alone.sample(prompts, decoding, tick=counts["one"].append), key=lambda sample: sample.index)
     with two(checkpoint) as sampler:

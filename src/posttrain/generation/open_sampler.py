@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from posttrain.generation.packed_weights import pack_weights
 from posttrain.generation.samplers import HfSampler, Sampler, StretchSampler
 from posttrain.generation.share import NumWorkers, Work, settle
 from posttrain.generation.vllm.local_server import vllm_server
@@ -30,7 +31,7 @@ def local_sampler(
         return
     if share.threads:
         torch.set_num_threads(share.threads)
-    yield HfSampler(load_model(checkpoint, dtype), checkpoint.tokenizer, batch_size)
+    yield HfSampler(pack_weights(load_model(checkpoint, dtype)), checkpoint.tokenizer, batch_size)
 
 
 def open_server(

@@ -9,6 +9,7 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.console import plural
+from posttrain.generation.packed_weights import is_packed
 from posttrain.generation.sample import Decoding, Sample, Tick, unheard
 from posttrain.generation.slots import SlotEngine
 from posttrain.generation.stretches import CUT, cut
@@ -68,13 +69,14 @@ class HfSampler(StretchSampler):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
-        self.engine = SlotEngine(model, tokenizer.pad_token_id, batch_size)
+        self.engine = SlotEngine(model, batch_size)
         self.backend = {
             "name": "transformers",
             "version": transformers.__version__,
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
             "attention": model.config._attn_implementation,
+            "weights": "packed" if is_packed(model) else "plain",
             "batch_size": str(batch_size),  # moves the last bits of the logits, as the cut does
             "cut": CUT,
         }
@@ -103,7 +105,7 @@ class HfSampler(StretchSampler):
     def halve(self) -> None:
         """Go on with half as many completions at once."""
         self.batch_size //= 2
-        self.engine = SlotEngine(self.model, self.tokenizer.pad_token_id, self.batch_size)
+        self.engine = SlotEngine(self.model, self.batch_size)
 
 
 def ending(ids: list[int], decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -14,10 +14,12 @@ from transformers import Cache, PreTrainedModel
 
 from posttrain.errors import PosttrainError
 from posttrain.generation.sample import Tick, unheard
+from posttrain.generation.slot_attention import attending_in_slots
 
 MASKABLE = ("sdpa", "eager", "varlen_sdpa")  # attention that takes a mask of ours
 REFILL_AT = 0.75  # share of occupied slots below which new prompts are read, several at a time
 SMALLEST_WIDTH = 256  # positions; the cache doubles from here
+PROMPT_TOKENS = 2048  # read at once: enough for full speed, and few enough that buffers are used again
 
 
 def cache_width(positions: int) -> int:
@@ -50,29 +52,26 @@ class SlotCache(Cache):
         super().__init__(layers=[])
         self.slots, self.width = slots, SMALLEST_WIDTH
         self.stores: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.rows = self.positions = self.real = torch.empty(0, dtype=torch.long)
+        self.rows = self.positions = torch.empty(0, dtype=torch.long)
         self.seen = 0
 
-    def write_to(self, rows: torch.Tensor, positions: torch.Tensor, real: torch.Tensor | None, seen: int) -> None:
-        """Say where the next forward pass writes: slots (B,), positions (B, Q), and which of them are no padding.
+    def write_to(self, rows: torch.Tensor, positions: torch.Tensor, seen: int) -> None:
+        """Say where the next forward pass writes its N tokens: slots (N,), positions (N,).
 
-        `seen` is how many positions of the cache it attends to; 0 where a prompt attends to itself alone.
+        `seen` is how many positions of the first slots it attends to; 0 where prompts attend to themselves alone.
         """
         self.rows, self.positions, self.seen = rows, positions, seen
-        self.real = (torch.ones_like(positions) if real is None else real).nonzero(as_tuple=True)
         self._grow(int(positions.max()) + 1)
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store what a layer computed, and return what its queries see. (B, heads, Q, head_dim) each."""
+        """Store what a layer computed, and return what its queries see. (B, heads, Q, head_dim) each, N = B × Q."""
         if layer_idx == len(self.stores):
             shape = (self.slots, keys.shape[1], self.width, keys.shape[3])
             self.stores.append((keys.new_zeros(shape), values.new_zeros(shape)))
-        row, column = self.real
-        place = (self.rows[row], slice(None), self.positions[row, column])
         for store, new in zip(self.stores[layer_idx], (keys, values), strict=True):
-            store[place] = new.transpose(1, 2)[row, column]
+            store[self.rows, :, self.positions] = new.transpose(1, 2).flatten(0, 1)
         if not self.seen:
             return keys, values
         stored_keys, stored_values = self.stores[layer_idx]
@@ -98,7 +97,7 @@ class SlotCache(Cache):
 class SlotEngine:
     """Completes prompts with a causal language model of full attention. Greedy tokens are those of `generate`."""
 
-    def __init__(self, model: PreTrainedModel, pad_token_id: int, slots: int) -> None:
+    def __init__(self, model: PreTrainedModel, slots: int) -> None:
         config = model.config.get_text_config()
         if model.config._attn_implementation not in MASKABLE:
             raise PosttrainError(f"attention {model.config._attn_implementation!r}: expected one of {MASKABLE}")
@@ -106,7 +105,11 @@ class SlotEngine:
             raise PosttrainError(
                 f"{config.model_type}: has layers without full attention; evaluate it on a vLLM server"
             )
-        self.model, self.pad, self.slots = model, pad_token_id, slots
+        if any(layer.config is not config for layer in model.modules() if hasattr(layer, "layer_idx")):
+            raise PosttrainError(
+                f"{config.model_type}: its layers do not share one configuration; evaluate it on a vLLM server"
+            )
+        self.model, self.config, self.slots = model, config, slots
 
     @torch.inference_mode()
     def complete(
@@ -137,16 +140,23 @@ class SlotEngine:
                 yield row.index, row.ids
 
     def _read(self, rows: list[Row], first_slot: int, cache: SlotCache) -> torch.Tensor:
-        """Logits after the prompts of new rows, which get the slots from `first_slot` on. (B, V)"""
-        device, width = self.model.device, max(len(row.prompt) for row in rows)
-        padding = torch.tensor([width - len(row.prompt) for row in rows])[:, None]
-        ids = torch.tensor([[self.pad] * (width - len(row.prompt)) + row.prompt for row in rows])
-        positions = (torch.arange(width) - padding).clamp(min=0)
-        real = torch.arange(width) >= padding
-        allowed = torch.ones(width, width, dtype=torch.bool).tril() & real[:, None, None, :]
-        slots = torch.arange(first_slot, first_slot + len(rows))
-        cache.write_to(slots.to(device), positions.to(device), real.to(device), seen=0)
-        return self._forward(ids, positions, allowed, cache)
+        """Logits after the prompts of new rows, which get the slots from `first_slot` on. (B, V)
+
+        Prompts stand one behind the other, without padding, as many as PROMPT_TOKENS hold.
+        """
+        logits = []
+        for together in as_many_as_fit(rows, PROMPT_TOKENS):
+            lengths = torch.tensor([len(row.prompt) for row in together])
+            ends = lengths.cumsum(0)
+            slots = torch.arange(first_slot, first_slot + len(together)).repeat_interleave(lengths)
+            positions = torch.arange(int(ends[-1])) - (ends - lengths).repeat_interleave(lengths)
+            ids = torch.tensor([token for row in together for token in row.prompt])
+            cache.write_to(slots.to(self.model.device), positions.to(self.model.device), seen=0)
+            boundaries = torch.cat([ends.new_zeros(1), ends])
+            last = (ends - 1).to(self.model.device)
+            logits.append(self._forward(ids[None], positions[None], None, cache, last, cu_seq_lens_q=boundaries)[0])
+            first_slot += len(together)
+        return torch.cat(logits)
 
     def _step(self, rows: list[Row], cache: SlotCache) -> torch.Tensor:
         """Logits after the last token of every row. (B, V)"""
@@ -154,20 +164,21 @@ class SlotEngine:
         ids = torch.tensor([[row.ids[-1]] for row in rows])
         positions = torch.tensor([[row.position] for row in rows])
         seen = int(positions.max()) + 1
-        allowed = (torch.arange(seen) <= positions)[:, None, None, :]
-        cache.write_to(torch.arange(len(rows), device=device), positions.to(device), None, seen)
-        return self._forward(ids, positions, allowed, cache)
+        allowed = (torch.arange(seen) <= positions)[:, None, None, :].to(device)
+        cache.write_to(torch.arange(len(rows), device=device), positions[:, 0].to(device), seen)
+        return self._forward(ids, positions, allowed, cache, 1)[:, -1]
 
     def _forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, allowed: torch.Tensor, cache: SlotCache
-    ) -> torch.Tensor:
-        """ids, positions: (B, Q)    allowed: (B, 1, Q, K), true where a query sees a key    →    (B, V)"""
-        device, dtype = self.model.device, self.model.dtype
-        mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-        return self.model(
-            input_ids=ids.to(device), position_ids=positions.to(device), attention_mask=mask.to(device),
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
-        ).logits[:, -1]  # fmt: skip
+        self, ids: torch.Tensor, positions: torch.Tensor, allowed: torch.Tensor | None, cache: SlotCache,
+        keep: int | torch.Tensor, **boundaries: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """ids, positions: (B, Q)    allowed: (B, 1, 1, K), true where a query sees a key    →    (B, kept, V)"""
+        device = self.model.device
+        with attending_in_slots(self.config):
+            return self.model(
+                input_ids=ids.to(device), position_ids=positions.to(device), attention_mask=allowed,
+                past_key_values=cache, use_cache=True, logits_to_keep=keep, **boundaries,
+            ).logits  # fmt: skip
 
     def _free(self, active: list[Row], row: Row, cache: SlotCache) -> None:
         """Close the gap of a finished row with the last one, so that occupied slots stay the first ones."""
@@ -176,6 +187,17 @@ class SlotEngine:
         if last is not row:
             cache.move(len(active), slot, last.position)
             active[slot] = last
+
+
+def as_many_as_fit(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
+    """The rows in their order, cut where one more prompt would exceed so many tokens; a longer one stands alone."""
+    together: list[Row] = []
+    for row in rows:
+        if together and sum(len(other.prompt) for other in together) + len(row.prompt) > tokens:
+            yield together
+            together = []
+        together.append(row)
+    yield together
 
 
 def uniforms(seed: int, index: int, n: int) -> torch.Tensor:
@@ -187,7 +209,7 @@ def uniforms(seed: int, index: int, n: int) -> torch.Tensor:
 def choose(logits: torch.Tensor, rows: list[Row], temperature: float, top_p: float) -> list[int]:
     """The next token of every row: the largest logit, or the one that the row's next random number falls on. (B, V)"""
     if not temperature:
-        return logits.argmax(-1).tolist()
+        return logits.max(-1).indices.tolist()  # argmax(-1) takes six times as long in bfloat16 on a CPU
     probabilities = (logits.float() / temperature).softmax(-1)
     if top_p < 1:
         largest, order = probabilities.sort(-1, descending=True)

@@ -1,6 +1,7 @@
 """Completions by several processes of this machine, a copy of the model each: one per GPU, or some on a CPU.
 
-Weights are not copied in memory where they keep the dtype of their file: every process maps the same pages.
+Every process packs its weights (`packed_weights`), which makes them its own; those that stay as their file has them are
+mapped, and in memory once.
 """
 
 import multiprocessing
@@ -18,6 +19,7 @@ import torch
 from posttrain import processes
 from posttrain.console import machine_line, plural
 from posttrain.errors import PosttrainError
+from posttrain.generation.packed_weights import pack_weights
 from posttrain.generation.sample import Tick
 from posttrain.generation.samplers import HfSampler, StretchSampler
 from posttrain.generation.share import Share
@@ -169,7 +171,7 @@ def open_sampler(number: int, task: Task) -> tuple[HfSampler, str]:
     if torch.cuda.is_available():
         torch.cuda.set_device(number)
         device = torch.cuda.get_device_name(number)
-    model = load_model(task.checkpoint, task.dtype)
+    model = pack_weights(load_model(task.checkpoint, task.dtype))
     return HfSampler(model, task.checkpoint.tokenizer, task.batch_size), device
 
 

@@ -109,7 +109,7 @@ def build_trainer(
     check_budget(model, prompts.longest, arguments.max_completion_length, recipe.path)
     packed_attention.check_supported(model, hardware.path or recipe.path)
     if not arguments.use_vllm:
-        SlotEngine(model, tokenizer.pad_token_id, arguments.per_device_eval_batch_size)  # refuses what it cannot do
+        SlotEngine(model, arguments.per_device_eval_batch_size)  # refuses what it cannot do
     loading.set_generation_end(model, tokenizer)
     output_dir = Path(arguments.output_dir)
     prepare_trackers(arguments.report_to, output_dir)

@@ -86,7 +86,7 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
     def _complete_in_slots(self, prompt_ids: list[list[int]]) -> list[list[int]]:
         seed = int(torch.randint(2**62, ()))  # from the generator that a checkpoint saves
         with self.generating() as model:
-            engine = SlotEngine(model, self.processing_class.pad_token_id, self.args.per_device_eval_batch_size)
+            engine = SlotEngine(model, self.args.per_device_eval_batch_size)
             completed = dict(
                 engine.complete(
                     list(enumerate(prompt_ids)), self.max_completion_length,
