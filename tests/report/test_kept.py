@@ -17,6 +17,7 @@ from posttrain.evaluation.results import (
     METRICS_FILE,
     SAMPLES_FILE,
     read_metrics,
+    read_samples,
     rebuild,
     write_metrics,
     write_samples,
@@ -33,7 +34,7 @@ def evaluated(directory, right, n=60, limit=None, model="/home/anna/models/real-
     settings = copy.deepcopy(SETTINGS) | {"benchmark": "gsm8k", "expected_samples": n, "limit": limit}
     settings["checkpoint"] = {"name": model, "revision": None}
     settings["grader"] = {"name": "posttrain", "version": "1"}
-    settings["prompt"] |= {"name": prompt}
+    settings["prompt"] |= {"name": prompt, "hash": f"of the first of {limit}"}
     samples = [
         GRADED[0] | {"id": f"q{i}", "tokens": 100 + i, "completion": BOX.format(1 if i < right else 2)}
         | ({} if i < right else {"verdict": "wrong", "answer": "2", "correct_lenient": False, "vote": 1})
@@ -184,6 +185,16 @@ def test_the_command_keeps_and_writes_and_checks(tmp_path, run):
     refused = run_script(*command, "--check")
     assert refused.returncode == 2
     assert "README.md: its table is not that of the files" in refused.stderr
+
+
+def test_a_question_that_was_asked_in_another_prompt_is_found(kept):
+    directory = kept / "few/gsm8k"
+    settings, samples = read_samples(directory)
+    samples[7]["prompt_hash"] = "another"
+    write_samples(directory / COMPRESSED_FILE, samples)
+    write_metrics(directory, settings, samples)
+    with pytest.raises(PosttrainError, match="question q7 was asked in another prompt"):
+        table.read_rows(kept)
 
 
 RESULTS = sorted(path.parent for path in KEPT.glob(f"*/*/{METRICS_FILE}"))

@@ -5,9 +5,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from posttrain.evaluation.comparison import check_alike
+from posttrain.evaluation.comparison import read_alike
 from posttrain.evaluation.estimates import length_summary, rate
-from posttrain.evaluation.results import read_metrics, read_samples
+from posttrain.evaluation.results import read_metrics
 
 CONTEXT = 24  # characters shown from the first that differs
 
@@ -30,8 +30,7 @@ def first_difference(a: str, b: str) -> int | None:
 
 def read_answers(a: Path, b: Path) -> list[Answer]:
     """The answers that both directories evals/<run>/<benchmark> have; raises ComparisonError where settings differ."""
-    check_alike(a, b, may_differ=("limit",))
-    left, right = ({(s["id"], s["sample"]): s for s in read_samples(path)[1]} for path in (a, b))
+    left, right = ({(s["id"], s["sample"]): s for s in side} for side in read_alike(a, b, shared=True)[1:])
     pairs = [(place, left[place], right[place]) for place in left if place in right]
     return [
         Answer(

@@ -101,11 +101,7 @@ def compare(a: Path, b: Path, shared: bool = False) -> Comparison:
 
     shared: compare on the questions that both answered, where one was asked fewer (`limit`)
     """
-    benchmark = check_alike(a, b, ("limit",) if shared else ())
-    samples = [read_samples(path)[1] for path in (a, b)]
-    if shared:
-        both = {s["id"] for s in samples[0]} & {s["id"] for s in samples[1]}
-        samples = [[sample for sample in side if sample["id"] in both] for side in samples]
+    benchmark, *samples = read_alike(a, b, shared)
     outcomes = [questions_of(side, is_correct) for side in samples]
     if outcomes[0].keys() != outcomes[1].keys():
         raise ComparisonError(f"{a} and {b}: hold different questions; evaluate both on the same file")
@@ -137,14 +133,24 @@ def compare(a: Path, b: Path, shared: bool = False) -> Comparison:
     )
 
 
-def check_alike(a: Path, b: Path, may_differ: tuple[str, ...] = ()) -> str:
-    """The benchmark of two results; raises ComparisonError for the first setting that differs."""
+def read_alike(a: Path, b: Path, shared: bool = False) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]]]:
+    """The benchmark of two results and the samples of both; raises ComparisonError for the first setting that differs.
+
+    shared: `limit` may differ, and samples are those of questions that both were asked
+    """
     metrics = [read_metrics(path) for path in (a, b)]
     for field in MUST_AGREE:
-        left, right = (_setting(m, field) for m in metrics)
-        if left != right and field not in may_differ:
+        left, right = (_setting(m, field, shared) for m in metrics)
+        if left != right and not (shared and field == "limit"):
             raise ComparisonError(f"{a} and {b}: {field} differs ({left!r} and {right!r}); evaluate both alike")
-    return metrics[0]["benchmark"]
+    left, right = (read_samples(path)[1] for path in (a, b))
+    if shared:
+        asked = [{sample["id"]: sample["prompt_hash"] for sample in side} for side in (left, right)]
+        both = asked[0].keys() & asked[1].keys()
+        if others := sorted(i for i in both if asked[0][i] != asked[1][i]):
+            raise ComparisonError(f"{a} and {b}: question {others[0]} was asked in another prompt; evaluate both alike")
+        left, right = ([sample for sample in side if sample["id"] in both] for side in (left, right))
+    return metrics[0]["benchmark"], left, right
 
 
 def _difference(samples: list[list[dict[str, Any]]], counts: Callable[[dict[str, Any]], bool]) -> float:
@@ -158,10 +164,14 @@ def _by_length(of_a: list[dict[str, Any]], of_b: list[dict[str, Any]]) -> list[d
     return [{"from": edge, "a": a, "b": b} for edge, a, b in zip(edges[:-1], *bins, strict=True)]
 
 
-def _setting(metrics: dict[str, Any], field: str) -> Any:
-    """A setting; the tokens that end an answer are the checkpoint's own, as it was trained, and may differ."""
-    value = metrics.get(field)
-    return {k: v for k, v in value.items() if k != "stop_token_ids"} if field == "decoding" else value
+def _setting(metrics: dict[str, Any], field: str, shared: bool) -> Any:
+    """A setting without what may differ.
+
+    The tokens that end an answer are the checkpoint's own, as it was trained. A prompt's hash is that of the first
+    question, which is another one where `limit` differs; then each question's own is compared.
+    """
+    value, free = metrics.get(field), {"decoding": "stop_token_ids", "prompt": "hash" if shared else None}
+    return {k: v for k, v in value.items() if k != free[field]} if field in free else value
 
 
 def table(comparisons: list[Comparison]) -> str:
