@@ -179,7 +179,7 @@ COMMANDS: dict[str, Callable[[World, Path], list[str]]] = {
     "tiny_math": tiny_math, "filter_traces": filter_traces, "sft": sft,
     "sft, two processes": lambda world, out: [*TWO, *sft(world, out)[1:]],
     "grpo": grpo, "eval": evaluate, "sample": sample, "expert_iteration": expert_iteration,
-    "dpo": on_answers("dpo", "tiny_dpo", "few_pairs"),
+    "dpo": on_answers("dpo", "tiny_dpo", "few_pairs"), "kto": on_answers("kto", "tiny_kto", "few_outcomes"),
     "reward_model": on_answers("reward_model", "tiny_reward_model", "few_pairs"),
     "value": on_answers("value", "tiny_value", "few_outcomes"),
     "distill": on_answers(

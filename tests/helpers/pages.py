@@ -17,7 +17,7 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 SPAN = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
 MARKED = re.compile(r"<!-- runnable(?:: ([^>]*?))? -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Metrics that TRL's trainers and ours put into `_metrics`, read from source; a name with braces is an f-string.
-METRIC_FILES = ("sft", "grpo", "dpo", "reward", "distillation")
+METRIC_FILES = ("sft", "grpo", "dpo", "kto", "reward", "distillation")
 NOT_LOGGED = {"num_tokens", "update"}  # WholeRun.log takes the first out; the second is seconds/update
 STORE = re.compile(r"(self|self\.trainer)\._metrics\[|figures$|store$")
 LOGGING = ("log", "close", "auxiliary")

@@ -106,6 +106,7 @@ COMMANDS = {  # every script that takes a model, with the option that names it l
     "sft": ["src/sft.py", "recipes/tiny_sft.yaml", "--model_name_or_path"],
     "grpo": ["src/grpo.py", "recipes/tiny_grpo.yaml", "--model_name_or_path"],
     "dpo": ["src/dpo.py", "recipes/tiny_dpo.yaml", "--model_name_or_path"],
+    "kto": ["src/kto.py", "recipes/tiny_kto.yaml", "--model_name_or_path"],
     "reward_model": ["src/reward_model.py", "recipes/tiny_reward_model.yaml", "--model_name_or_path"],
     "value": ["src/value.py", "recipes/tiny_value.yaml", "--model_name_or_path"],
     "distill": ["src/distill.py", "recipes/tiny_distill.yaml", "--model_name_or_path"],

@@ -7,7 +7,7 @@ import pytest
 from conftest import REPOSITORY
 
 from posttrain.errors import PosttrainError
-from posttrain.recipe import contradictions, rules
+from posttrain.recipe import contradictions, grpo_contradictions, rules
 from posttrain.recipe.methods import METHODS, find_method, wrong_trainer
 from posttrain.recipe.reader import RecipeError, help_text, read_recipe
 from posttrain.recipe.rules import out_of_range
@@ -35,7 +35,8 @@ def test_an_unknown_trainer_is_an_error_and_never_another_ones_rules(tmp_path):
 
 
 def test_every_rule_belongs_to_a_trainer():
-    written = {value for name, value in vars(contradictions).items() if name.endswith("_contradictions")}
+    modules = (contradictions, grpo_contradictions)
+    written = {value for module in modules for name, value in vars(module).items() if name.endswith("_contradictions")}
     used = {rule for method in METHODS.values() for rule in method.rules}
     assert {rule for rule in written if not rule.__name__.startswith("_")} == used
 

@@ -39,20 +39,9 @@ def assert_accounted(out: Path, places: int, steps: int) -> None:
         assert line["effective_prompts"] == line["questions/trained"] == trained[line["step"]]
 
 
-@pytest.fixture(scope="module")
-def whole(whole_tiny_data, early_sft, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("dynamic") / "run"
-    must(run_script(*arguments(whole_tiny_data, early_sft, out, **DYNAMIC)))
-    return out
-
-
-def test_a_killed_run_asks_the_same_questions(whole, whole_tiny_data, early_sft, tmp_path):
-    assert_accounted(whole, places=4, steps=4)
-    command = arguments(whole_tiny_data, early_sft, tmp_path / "run", **DYNAMIC)
-    kill_when(tmp_path / "run/checkpoint-2/complete.json", command, CPU)
-    must(run_script(*command))
-    assert record(tmp_path / "run")["sessions"][-1]["resumed_from"] == "checkpoint-2"
-    assert_same_questions(whole, tmp_path / "run")
+def test_every_question_that_was_asked_is_accounted_for(whole_tiny_data, early_sft, tmp_path):
+    must(run_script(*arguments(whole_tiny_data, early_sft, tmp_path / "run", **DYNAMIC)))
+    assert_accounted(tmp_path / "run", places=4, steps=4)
 
 
 @pytest.mark.exhaustive

@@ -46,6 +46,7 @@ QUIET = {"eval_strategy": "no"}
 CASES = [
     Case("reward_model", "tiny_reward_model", "few_pairs", (4, 6), QUIET),
     Case("dpo", "tiny_dpo", "few_pairs", (4, 6), QUIET),
+    Case("kto", "tiny_kto", "few_outcomes", (10, 12), {**QUIET, "per_device_train_batch_size": 6}),
     Case("value", "tiny_value", "few_outcomes", (16, 20), QUIET),
     Case(
         "distill",

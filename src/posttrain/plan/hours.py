@@ -70,6 +70,8 @@ def work_of(values: dict[str, Any], sizes: Sizes, data: Data) -> Work:
         row = min(longest, CONTEXT + completion)
         epoch = data.rows * int(values["num_generations"]) / rows_a_step if data.rows else None
         generated = rows_a_step * completion / int(values.get("num_iterations", 1))
+        if values.get("dynamic_sampling"):
+            generated *= int(values.get("max_generation_batches", 10))
         return Work(_steps(values, epoch), rows_a_step * row, row, generated, at_most=True)
     mean = min(longest, data.mean or longest)
     if values.get("packing"):

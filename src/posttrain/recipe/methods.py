@@ -11,10 +11,12 @@ from typing import Any
 
 from posttrain.errors import PosttrainError
 from posttrain.recipe import contradictions as rules
+from posttrain.recipe import grpo_contradictions as grpo_rules
 from posttrain.recipe.memory_options import MemoryOptions
 from posttrain.recipe.options import (
     DistillOptions,
     GrpoOptions,
+    OutcomeOptions,
     PairOptions,
     RewardOptions,
     SftOptions,
@@ -106,8 +108,8 @@ ROWS = (
         options=(GrpoOptions,),
         library=(GRPO_CONFIG,),
         rules=(
-            rules.grpo_contradictions, rules.stop_contradictions, rules.generation_contradictions,
-            rules.question_contradictions, rules.strategy_contradictions,
+            grpo_rules.grpo_contradictions, grpo_rules.stop_contradictions, grpo_rules.generation_contradictions,
+            grpo_rules.question_contradictions, rules.strategy_contradictions,
         ),
         required=(
             *TRAINING, "max_completion_length", "num_generations", "temperature", "loss_type", "scale_rewards", "beta",
@@ -122,6 +124,13 @@ ROWS = (
         rules=(rules.pair_contradictions, rules.strategy_contradictions),
         required=(*TRAINING, "max_length", "beta", "loss_type"),
         rows=2,
+    ),
+    Method(
+        "kto",
+        options=(OutcomeOptions,),
+        library=(trl_config("kto_config.py:KTOConfig"),),
+        rules=(rules.outcome_contradictions, rules.pair_contradictions, rules.strategy_contradictions),
+        required=(*TRAINING, "max_length", "beta", "loss_type", "per_device_train_batch_size"),
     ),
     Method(
         "reward_model",

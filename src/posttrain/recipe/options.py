@@ -249,6 +249,11 @@ class PairOptions(AnswerOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutcomeOptions(AnswerOptions):
+    """What `src/kto.py` needs beside `KTOConfig` and `ModelConfig`; its rows are of --outcomes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardOptions(PairOptions):
     """What `src/reward_model.py` needs beside `RewardConfig` and `ModelConfig`."""
 
