@@ -77,6 +77,18 @@ def load_model(model: ModelConfig, chosen: StrategyOptions, hardware: Hardware, 
     return loaded
 
 
+def padding_beside_the_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer with a padding token that is not its end, where the two are one as in SmolLM2.
+
+    The score is read at the last token that is no padding, by its id: there the end would be taken for padding, and the
+    score be that of the token before. Any other token will do, as every sequence ends with the end.
+    """
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        others = [*tokenizer.all_special_tokens, *tokenizer.convert_ids_to_tokens([0, 1])]
+        tokenizer.pad_token = next(token for token in others if token != tokenizer.eos_token)
+    return tokenizer
+
+
 def build_arguments(recipe: Recipe, hardware: Hardware) -> RewardConfig:
     """TRL's arguments; tokens are counted without padding."""
     return run_arguments(recipe, hardware, RewardConfig, include_num_input_tokens_seen="non_padding")
@@ -103,7 +115,7 @@ def build_trainer(
         args=arguments,
         train_dataset=whole.train,
         eval_dataset=whole.validation,
-        processing_class=tokenizer,
+        processing_class=padding_beside_the_end(tokenizer),
         peft_config=trainable.adapter_config(model_config, chosen),
     )
     trainer.add_callback(MetricsFile(output_dir, trainer.window))
@@ -123,7 +135,7 @@ class RewardModel:
         check_weights(name)
         model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         self.model = model.to(device).eval()
-        self.tokenizer = load_tokenizer(name, None, record["eos_token"])
+        self.tokenizer = load_tokenizer(name, None, record["eos_token"])  # with the padding that its config names
         positions = self.model.config.get_text_config().max_position_embeddings
         self.encoding = Encoding(record["prompt"], record["eos_token"], positions, "error")
         self.batch_size = batch_size
