@@ -21,10 +21,14 @@ SERVER_ROWS = 256  # completions that vLLM decodes at once, if their keys and va
 
 @dataclass(frozen=True)
 class Data:
-    """What is known of a recipe's rows before they are read: their number and their tokens, None where it is not."""
+    """What is known of a recipe's rows before they are read: their number, their tokens and those of the longest.
+
+    None is what nobody counted.
+    """
 
     rows: int | None = None
     tokens: float | None = None
+    longest: int | None = None
 
     @property
     def mean(self) -> float | None:
@@ -43,7 +47,8 @@ def read_data(values: dict[str, Any]) -> Data:
         return Data()
     tokens = sum((int(bar) + half) * count for bar, count in bars.items())
     wanted = min(rows, int(values.get("num_train_examples") or rows))
-    return Data(wanted, tokens * wanted / rows if tokens else None)
+    longest = max((int(bar) + int(2 * half) for bar in bars), default=None)
+    return Data(wanted, tokens * wanted / rows if tokens else None, longest)
 
 
 @dataclass(frozen=True)

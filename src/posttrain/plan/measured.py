@@ -9,7 +9,7 @@ from posttrain import lineage
 from posttrain.console import clock
 from posttrain.errors import PosttrainError
 from posttrain.plan.memory.process import gib
-from posttrain.plan.recipe_plan import Plan, signature
+from posttrain.plan.recipe_plan import Plan, alike
 
 OUTPUTS = Path("outputs")
 MEMORY = "memory"  # how a session ended that ran out of it
@@ -26,8 +26,8 @@ class Earlier:
     @property
     def achieved(self) -> float | None:
         """Operations a second of one process, by the tokens it trained on; None where the run measured no rate."""
-        rate, flops = self.result.get("tokens_per_second"), self.plan["signature"].get("flops_per_token")
-        return rate * flops / self.plan["signature"]["memory"]["processes"] if rate and flops else None
+        rate, flops = self.result.get("tokens_per_second"), self.plan["alike"].get("flops")
+        return rate * flops / self.plan["alike"]["memory"]["processes"] if rate and flops else None
 
 
 def earlier_runs(root: Path = OUTPUTS) -> list[Earlier]:
@@ -39,7 +39,7 @@ def earlier_runs(root: Path = OUTPUTS) -> list[Earlier]:
         except PosttrainError:
             continue
         plan, result = record.get("plan"), record.get("result")
-        if isinstance(plan, dict) and plan.get("signature") and isinstance(result, dict):
+        if isinstance(plan, dict) and plan.get("alike") and isinstance(result, dict):
             found.append(Earlier(file.parent, plan, result))
     return found
 
@@ -48,11 +48,11 @@ def achieved_before(plan: Plan, runs: list[Earlier]) -> float | None:
     """The median of what runs of this shape, device and precision reached; GRPO's seconds are not those of training."""
     if plan.trainer == "grpo":
         return None
-    ours = signature(plan)
+    ours = alike(plan)
     like = [
         run.achieved
         for run in runs
-        if all(run.plan["signature"].get(key) == ours.get(key) for key in ("shape", "device", "precision"))
+        if all(run.plan["alike"].get(key) == ours.get(key) for key in ("shape", "device", "precision"))
         and run.plan.get("trainer") != "grpo"
     ]
     rates = [rate for rate in like if rate]
@@ -61,9 +61,9 @@ def achieved_before(plan: Plan, runs: list[Earlier]) -> float | None:
 
 def with_memory_of(plan: Plan, runs: list[Earlier]) -> Plan:
     """The plan with what a run of the same settings took, where there was one; more than planned is planned now."""
-    ours = signature(plan)
+    ours = alike(plan)
     for run in reversed(runs):
-        if all(run.plan["signature"].get(key) == ours.get(key) for key in ("shape", "device", "precision", "memory")):
+        if all(run.plan["alike"].get(key) == ours.get(key) for key in ("shape", "device", "precision", "memory")):
             planned, took = trainer_of(run.plan)["peak"], run.result["peak_memory_bytes"]
             note = f"{run.directory} with these settings: planned {gib(planned)}, took {gib(took)}"
             first, *others = plan.processes
@@ -79,12 +79,8 @@ def trainer_of(plan: dict[str, Any]) -> dict[str, Any]:
 def beside(plan: dict[str, Any], result: dict[str, Any]) -> list[str]:
     """Lines that hold what a run took against its plan."""
     lines = [f"memory: planned {gib(trainer_of(plan)['peak'])}, took {gib(result['peak_memory_bytes'])}"]
-    if result.get("tokens_per_second"):
-        lines.append(f"rate: {result['tokens_per_second']:,.0f} tokens a second")
     if seconds := plan.get("seconds"):
         lines.append(f"time: planned {clock(sum(seconds.values()))}, took {clock(result['wall_seconds'])}")
-    else:
-        lines.append(f"time: took {clock(result['wall_seconds'])}, nothing was planned")
     return lines
 
 
@@ -99,12 +95,18 @@ def explain(directory: Path) -> str:
             f"{directory}: its record keeps no plan; the run is older than plans, or its model has none"
         )
     if result:
-        return "\n".join([f"{directory}: finished", *(f"  {line}" for line in beside(plan, result))])
-    trainer, ended = trainer_of(plan), record["sessions"][-1].get("ended")
+        lines = beside(plan, result)
+        if result.get("tokens_per_second"):
+            lines.append(f"rate: {result['tokens_per_second']:,.0f} tokens a second")
+        return "\n".join([f"{directory}: finished", *(f"  {line}" for line in lines)])
+    trainer, ended = trainer_of(plan), record["sessions"][-1].get("ended") or {}
     device = (plan.get("machine") or {}).get("device") or {}
-    head = f"{directory}: " + (
-        "ended as memory ran out" if ended == MEMORY else "not finished; its record does not say why it ended"
-    )
+    why = "not finished; its record does not say why it ended"
+    if ended.get("reason") == MEMORY:
+        why = "ended as memory ran out"
+    elif ended.get("signal"):
+        why = f"left upon {ended['signal']} at step {ended.get('step')}; the same command goes on"
+    head = f"{directory}: {why}"
     had = "" if trainer["usable"] is None else f" of {gib(trainer['usable'])}"
     lines = [
         f"planned peak {gib(trainer['peak'])}, {gib(trainer['needs'])}{had} had to be free on {device.get('name')}"

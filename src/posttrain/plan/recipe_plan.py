@@ -83,7 +83,7 @@ class Plan:
         return {
             "trainer": self.trainer, "model": self.model, "machine": machine, "fits": self.fits,
             "processes": [process.as_record() for process in self.processes], "steps": self.steps,
-            "tokens": self.tokens, "achieved": self.achieved, "signature": signature(self),
+            "tokens": self.tokens, "achieved": self.achieved, "alike": alike(self),
             "seconds": self.seconds, "hours": self.hours, "dollars": self.dollars,
             "disk": self.disk, "notes": self.notes,
         }  # fmt: skip
@@ -105,9 +105,10 @@ def plan_training(values: dict[str, Any], topology: Topology, machine: Machine |
     """The plan of a recipe that trains."""
     name = str(values["model_name_or_path"])
     shape = read_shape(name, values.get("model_revision"))
-    sizes = training_sizes(values, topology, shape)
+    data = hours.read_data(values)
+    sizes = training_sizes(values, topology, shape, data.longest)
     usable = None if machine is None else machine.device.usable / (topology.processes if topology.use_cpu else 1)
-    work = hours.work_of(values, sizes, hours.read_data(values))
+    work = hours.work_of(values, sizes, data)
     generating = _generation(values, shape, sizes, usable)
     processes = [_trainer(sizes, usable, *generating)]
     mode, generation = generating
@@ -134,7 +135,7 @@ def plan_training(values: dict[str, Any], topology: Topology, machine: Machine |
     )
 
 
-def signature(plan: Plan) -> dict[str, Any]:
+def alike(plan: Plan) -> dict[str, Any]:
     """What an earlier run must share to speak for this one's rate (the first three) and for its memory (all)."""
     if plan.sizes is None:
         return {}
@@ -143,7 +144,7 @@ def signature(plan: Plan) -> dict[str, Any]:
         "shape": asdict(sizes.shape),
         "device": plan.machine.device.name if plan.machine else None,
         "precision": asdict(sizes.precision),
-        "flops_per_token": hours.training_flops(sizes.shape, sizes, work.row) if work else None,
+        "flops": hours.training_flops(sizes.shape, sizes, work.row) if work else None,
         "memory": {
             "trainer": plan.trainer, "trainable": sizes.trainable, "checkpointing": sizes.checkpointing,
             "sharding": sizes.sharding, "processes": sizes.processes, "optim": sizes.optim,

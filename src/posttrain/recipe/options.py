@@ -138,6 +138,14 @@ class StrategyOptions:
             "min": 0,
         },
     )
+    plan: str = field(
+        default="refuse",
+        metadata={
+            "help": "A run that by its plan cannot fit into memory is not started (`refuse`), or is (`warn`); `off` "
+            "makes no plan.",
+            "choices": ("refuse", "warn", "off"),
+        },
+    )
     callbacks: list[str] | None = field(
         default=None,
         metadata={"help": "Subclasses of transformers' TrainerCallback of your own, as `module.path:Class`."},

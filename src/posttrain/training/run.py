@@ -12,6 +12,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any, TypeVar
 
+import torch
 from accelerate import PartialState
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -27,6 +28,10 @@ from posttrain.launching import SHARDED, LaunchError
 from posttrain.models import trainable
 from posttrain.models.loading import read_config
 from posttrain.models.rope import base_rope, rope_of
+from posttrain.plan.measured import MEMORY, beside
+from posttrain.plan.page import verdict
+from posttrain.plan.recipe_plan import Plan
+from posttrain.plan.start import plan_start
 from posttrain.recipe.options import StrategyOptions
 from posttrain.recipe.reader import Recipe
 from posttrain.training import preemption, stopping
@@ -38,7 +43,7 @@ from posttrain.training.resume import resume_point, trained_already
 
 NOT_IDENTITY = (  # move no number
     "grace", "output_dir", "report_to", "run_name", "project", "disable_tqdm", "log_level",
-    "probe", "probe_max_truncated", "probe_max_zero_variance",
+    "probe", "probe_max_truncated", "probe_max_zero_variance", "plan",
 )  # fmt: skip
 EVALUATION_SPEED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -77,6 +82,10 @@ class Run:
         self.record = lineage.claim(self.output_dir, self.identity)
         self.trained: Path | None = None  # the checkpoint that holds the last weights, where no step was left to take
         say(f"{recipe.values['trainer']} {recipe.path} → {self.output_dir}")
+        self.plan: Plan | str = ""  # or why there is none
+        mode = recipe.build(StrategyOptions).plan
+        if mode != "off" and not (self.record and self.record["finished"]):
+            self.plan = plan_start(recipe.values, hardware, mode, recipe.path)
 
     def is_finished(self) -> bool:
         """Whether an earlier session finished this run, which is told; `final/` is restored where it was lost."""
@@ -115,7 +124,8 @@ class Run:
         resumed_from = resume_point(self.output_dir)
         details = run_details(self, trainer, dataset) | details
         model = f"{self.recipe.values['model_name_or_path']}, {trainable.parameter_report(details['parameters'])}"
-        trainer.facts = {"model": model, "data": data_line(dataset)}
+        planned = verdict(self.plan) if isinstance(self.plan, Plan) else self.plan
+        trainer.facts = {"model": model, "data": data_line(dataset), "plan": planned}
         self.record = start_or_continue(self, details, resumed_from)
         started = time.perf_counter()
         self.trained = trained_already(trainer, resumed_from)
@@ -128,7 +138,7 @@ class Run:
 
     @contextmanager
     def leaving_when_asked(self, trainer: WholeRun) -> Iterator[None]:
-        """Inside, a first SIGTERM ends the run with a whole checkpoint and exit code 75, which the record keeps."""
+        """Inside, a first SIGTERM ends the run with a whole checkpoint and exit code 75; the record says why."""
         try:
             with preemption.grace(self.recipe.build(StrategyOptions).grace) as notice:
                 trainer.add_callback(SaveAndLeave(trainer, notice))
@@ -139,10 +149,17 @@ class Run:
                 self.record["sessions"][-1] |= {"ended": ended}
                 atomic.write_json(self.output_dir / lineage.RUN_FILE, self.record)
             raise
+        except PosttrainError as error:
+            if isinstance(error.__cause__, torch.OutOfMemoryError) and is_main_process():
+                self.record["sessions"][-1] |= {"ended": {"at": lineage.now(), "reason": MEMORY}}
+                atomic.write_json(self.output_dir / lineage.RUN_FILE, self.record)
+            raise
 
     def close(self, trainer: WholeRun, result: dict[str, Any]) -> None:
         """Write `final/`, then the record that says the run is finished."""
         save_final(trainer, self.output_dir, self.record, result, self.trained)
+        if plan := (self.record or {}).get("plan"):
+            say("; ".join(beside(plan, result)))
 
     def summary(self, result: dict[str, Any], figure: str | None = None) -> str:
         """The last line of a run, with one figure of its last evaluation."""
@@ -184,6 +201,7 @@ def run_details(run: Run, trainer: WholeRun, dataset: dict[str, Any]) -> dict[st
         "prompt": options.prompt,
         "eos_token": trainer.processing_class.eos_token if getattr(options, "append_eos", True) else None,
         "parameters": trainable.parameter_counts(unwrapped),
+        "plan": run.plan.as_record() if isinstance(run.plan, Plan) else None,
     }
 
 

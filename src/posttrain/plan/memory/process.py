@@ -152,6 +152,14 @@ class Sizes:
         before = self.gradients if self.accumulation > 1 else 0.0
         return self.held + max(before + self.saved + self.loss + self.work, self.gradients + self.work)
 
+    def least(self, certain_rows: bool) -> float:
+        """What is needed whatever the data is; `certain_rows` says that some rows have the batch's length."""
+        if not certain_rows:
+            return self.held + self.gradients
+        before = self.gradients if self.accumulation > 1 else 0.0
+        loss = self.loss if self.head == FUSED else 0.0  # of another, fewer positions may be computed
+        return self.held + max(self.gradients, before + self.saved + max(loss, self.work))
+
     @property
     def parts(self) -> dict[str, float]:
         """Bytes by what they are for; those of moments that never meet are all named."""

@@ -50,10 +50,15 @@ class Topology:
         )
 
 
-def training_sizes(values: dict[str, Any], topology: Topology, shape: Shape) -> Sizes:
-    """The sizes of one process of a training run. `values` are a recipe's keys, of any trainer that trains."""
+def training_sizes(values: dict[str, Any], topology: Topology, shape: Shape, longest: int | None = None) -> Sizes:
+    """The sizes of one process of a training run. `values` are a recipe's keys, of any trainer that trains.
+
+    `longest` is the longest row of the dataset in tokens, where somebody counted: unpacked rows have no more.
+    """
     method = find_method(values["trainer"])
     length, packed = row_length(values), bool(values.get("packing"))
+    if longest and not packed and values.get("max_length"):
+        length = min(length, longest)
     weight, adapter = weight_bytes(values, shape), bool(values.get("use_peft"))
     head = head_of(values, topology)
     teacher, teacher_logits = frozen_models(values, shape)
