@@ -24,7 +24,14 @@ from posttrain.launching import check_launch, put_in_force
 VARIABLE = "POSTTRAIN_ACCELERATE_CONFIG"
 SECTION = "dynamo_config"
 TOGGLES = ("gradient_checkpointing", "attn_implementation")
-ATTENTION = ("sdpa", "eager", "varlen_sdpa", "flash_attention_2")
+KERNELS = "kernels-community/"  # prebuilt kernels that transformers fetches and runs; of nobody else's, ever
+KERNEL = re.compile(rf"{KERNELS}\w[\w.-]*(@\w[\w.-]*)?(:\w+)?")
+FLASH = {  # what needs a package of its own, a GPU, and half precision: the module, and how it comes
+    "flash_attention_2": ("flash_attn", "flash-attn: pip install -e '.[gpu]'"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn-3, from the folder hopper of its repository"),
+    "flash_attention_4": ("flash_attn.cute", "flash-attn-4: pip install flash-attn-4"),
+}
+ATTENTION = ("sdpa", "eager", "varlen_sdpa", "flex_attention", *FLASH)
 CPU_INFO = Path("/proc/cpuinfo")
 BF16_UNITS = {"avx512_bf16", "amx_bf16", "bf16"}  # names of processor features: the last is ARM's
 MOMENT = 0.2  # seconds over which the load of this moment is measured
@@ -77,7 +84,7 @@ def read_hardware() -> Hardware:
         use_cpu=config.get("use_cpu", False),
         num_processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
-    check_flash_attention(hardware)
+    check_attention(hardware)
     return hardware
 
 
@@ -133,8 +140,8 @@ def parse_config(path: str, text: str) -> dict[str, Any]:
     checkpointing, attention = toggles.get("gradient_checkpointing", False), toggles.get("attn_implementation", "sdpa")
     if not isinstance(checkpointing, bool):
         raise HardwareError(f"{path}: {SECTION}.gradient_checkpointing: {checkpointing!r}: expected true or false")
-    if attention not in ATTENTION:
-        expected = ", ".join(ATTENTION)
+    if attention not in ATTENTION and not KERNEL.fullmatch(str(attention)):
+        expected = ", ".join([*ATTENTION, f"{KERNELS}…"])
         raise HardwareError(f"{path}: {SECTION}.attn_implementation: {attention!r}: expected one of {expected}")
     if config.get("distributed_type") == "MULTI_CPU":
         raise HardwareError(
@@ -154,19 +161,44 @@ def parse_config(path: str, text: str) -> dict[str, Any]:
     return config
 
 
-def check_flash_attention(hardware: Hardware) -> None:
-    """Raise HardwareError where flash_attention_2 is asked for and cannot run; it never falls back."""
-    if hardware.attn_implementation != "flash_attention_2":
+def check_attention(hardware: Hardware) -> None:
+    """Raise HardwareError where the attention that is asked for cannot run; it never falls back."""
+    name = hardware.attn_implementation
+    if name not in FLASH and not KERNEL.fullmatch(name):
         return
     import torch
 
-    where = f"{hardware.path}: {SECTION}.attn_implementation: flash_attention_2: "
-    if not torch.cuda.is_available():
-        raise HardwareError(where + "needs a CUDA GPU, this machine has none; use accelerate_configs/cpu.yaml")
-    if importlib.util.find_spec("flash_attn") is None:
-        raise HardwareError(where + "needs the package flash-attn: pip install -e '.[gpu]'; or write sdpa there")
-    if hardware.mixed_precision == "no":
-        raise HardwareError(where + "needs half precision; write mixed_precision: bf16 in the same file")
+    where = f"{hardware.path}: {SECTION}.attn_implementation: {name}: "
+    if lack := what_attention_lacks(name, torch.cuda.is_available(), hardware.mixed_precision):
+        raise HardwareError(where + lack)
+    if name.startswith(KERNELS):
+        from transformers.integrations.hub_kernels import load_and_register_attn_kernel
+
+        try:
+            load_and_register_attn_kernel(name)
+        except (OSError, ValueError, ImportError, RuntimeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise HardwareError(
+                f"{where}cannot be loaded ({type(error).__name__}: {reason}); write sdpa there"
+            ) from error
+
+
+def what_attention_lacks(name: str, cuda: bool, precision: str) -> str | None:
+    """What an attention of FLASH or of the hub needs and has not; None where nothing is missing."""
+    module, package = FLASH.get(name, ("kernels", "kernels: pip install kernels"))
+    if not cuda:
+        return "needs a CUDA GPU, this machine has none; use accelerate_configs/cpu.yaml"
+    if not _is_installed(module):
+        prebuilt = "" if name.startswith(KERNELS) else f"; or kernels, and write {KERNELS}flash-attn{name[-1]} there"
+        return f"needs the package {package}{prebuilt}; or write sdpa there"
+    return "needs half precision; write mixed_precision: bf16 in the same file" if precision == "no" else None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it lies in
+        return False
 
 
 def _relative(path: Path) -> Path:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from posttrain import hardware as hardware_module
 from posttrain.hardware import (
+    ATTENTION,
+    FLASH,
     HardwareError,
     Launch,
     busy_cores,
@@ -21,6 +23,7 @@ from posttrain.hardware import (
     read_hardware,
     slow_bf16,
     usable_cores,
+    what_attention_lacks,
 )
 from posttrain.launching import LaunchError, forgotten_afterwards
 
@@ -36,6 +39,9 @@ def nothing_stays_in_force():
     [
         ("dynamo_config: {gradient_checkpointing: 'yes'}", "expected true or false"),
         ("dynamo_config: {attn_implementation: flash}", "expected one of sdpa, eager"),
+        ("dynamo_config: {attn_implementation: somebody/kernel}", "expected one of sdpa.*kernels-community/…"),
+        ("dynamo_config: {attn_implementation: kernels-community/../x}", "expected one of sdpa"),
+        ("dynamo_config: {attn_implementation: [sdpa]}", "expected one of sdpa"),
         ("distributed_type: MULTI_CPU", "starts a single process"),
         ("distributed_type: FSDP\nuse_cpu: true", "shards nothing on CPUs then"),
         (
@@ -70,9 +76,23 @@ def test_without_a_launcher_there_is_no_config(monkeypatch):
     assert read_hardware().attn_implementation == "sdpa"
 
 
-def test_flash_attention_is_never_replaced(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "name", [*ATTENTION, "kernels-community/flash-attn3", "kernels-community/vllm-flash-attn3@v1:f"]
+)
+def test_an_attention_of_transformers_is_accepted_and_tells_what_it_lacks(name):
+    assert parse_config("x.yaml", f"dynamo_config: {{attn_implementation: '{name}'}}")
+    if name not in FLASH and "/" not in name:
+        return
+    assert "needs a CUDA GPU" in what_attention_lacks(name, cuda=False, precision="bf16")
+    lack = what_attention_lacks(name, cuda=True, precision="bf16")
+    assert lack is None or re.search("needs the package (flash-attn|kernels)", lack)
+    assert what_attention_lacks("kernels-community/x", cuda=True, precision="no")
+
+
+@pytest.mark.parametrize("name", ["flash_attention_2", "flash_attention_3", "kernels-community/flash-attn3"])
+def test_flash_attention_is_never_replaced(monkeypatch, tmp_path, name):
     path = tmp_path / "gpu.yaml"
-    path.write_text("distributed_type: 'NO'\ndynamo_config: {attn_implementation: flash_attention_2}\n")
+    path.write_text(f"distributed_type: 'NO'\ndynamo_config: {{attn_implementation: {name}}}\n")
     monkeypatch.setenv("POSTTRAIN_ACCELERATE_CONFIG", str(path))
     import torch
 

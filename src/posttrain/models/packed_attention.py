@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from posttrain.errors import PosttrainError
+from posttrain.hardware import FLASH, KERNELS
 
 NAME = "varlen_sdpa"
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}  # largest logit difference, as a share of the largest logit
@@ -90,7 +91,7 @@ def miniature(model: PreTrainedModel, device: torch.device | str | None = None) 
     config.pad_token_id = config.bos_token_id = config.eos_token_id = 0
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:2]
-    dtype = torch.bfloat16 if attention.startswith("flash") else torch.float32
+    dtype = torch.bfloat16 if attention in FLASH or attention.startswith(KERNELS) else torch.float32
     with torch.random.fork_rng():
         torch.manual_seed(0)
         small = type(model)(config)  # not from_config, which shards the weights under ZeRO-3
