@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from posttrain import atomic, lineage
+from posttrain.console import Progress, header
 from posttrain.data.benchmarks import load_benchmarks
 from posttrain.data.manifest import check_dataset, split_path
 from posttrain.data.rows import QUESTIONS, read_parquet
@@ -78,7 +79,9 @@ def populate(run: expert_iteration.Rounds, manifest: dict, console: rejection_sf
         file = RolloutFile(Path(options.output_dir), stage.settings)
         done = file.done() if file.metrics() is None else {question.id for question in questions}
         buffer = rejection_sft.Buffer(run, list(file.kept()))
-        for rollout in stage.rollouts(done):
+        console.say(header({"asked": sampling_stage.asked_line(options, len(questions)), **stage.sampler.machine()}))
+        progress = Progress("sampling", "questions", len(questions), len(done))
+        for rollout in progress.over(stage.rollouts(done, progress.count)):
             console.say(f"[{len(buffer.entries) + 1}/{len(questions)}] Processing example...")
             console.say("  Generating candidates...\n  Evaluating candidates...")
             file.keep(rollout)

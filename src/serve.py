@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import processes
+from posttrain.console import header, say
 from posttrain.errors import ArgumentParser, PosttrainError, bounded, run_script
 from posttrain.generation.vllm.server import (
     LOOPBACK,
@@ -42,12 +43,17 @@ def main() -> None:
 
     import torch
 
+    from posttrain.generation.vllm.cpu_settings import settle_on_cpu
+
     reach = who_can_reach(values, allowed=OTHER_MACHINES in sys.argv)
     check_port_is_free(values)
     if samples:
         values["data_parallel_size"] = torch.cuda.device_count()
-    command, environment = serve_command(values, on_cpu=not torch.cuda.is_available())
+    cpu = settle_on_cpu(values)
+    command, environment = serve_command(values, cpu)
     print(f"{base_url(values)}: {' '.join(command)}\n{reach}", flush=True)
+    if cpu:
+        say(header(cpu.lines()))
     with processes.running(command, env={**os.environ, **environment}) as process:
         sys.exit(process.wait())
 
@@ -59,6 +65,9 @@ def sampling_values(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--vllm_server_host", default=LOOPBACK)
     parser.add_argument("--vllm_server_port", type=bounded(1, 65535), default=8000)
     parser.add_argument("--vllm_max_model_length", type=bounded(1), help="tokens of prompt and completion together")
+    parser.add_argument(
+        "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="on a CPU; auto is the checkpoint's"
+    )
     parser.add_argument("--rope", choices=["trained", "base"], default="trained", help="as in src/eval.py")
     values = vars(parser.parse_args(arguments))
     if values.pop("rope") == "base":

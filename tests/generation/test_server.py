@@ -7,6 +7,7 @@ import pytest
 from conftest import REPOSITORY
 
 from posttrain.generation.vllm import canary
+from posttrain.generation.vllm.cpu_settings import CpuSettings
 from posttrain.generation.vllm.server import (
     ServerError,
     base_url,
@@ -24,15 +25,17 @@ SERVED = {"model": "outputs/x/final", "max_model_len": 1024, "logprobs_mode": "p
 
 
 def test_the_command_follows_the_recipe():
-    gpu, environment = serve_command({**RECIPE, "model_revision": "abc", "vllm_max_model_length": 4096}, on_cpu=False)
+    gpu, environment = serve_command({**RECIPE, "model_revision": "abc", "vllm_max_model_length": 4096}, None)
     text = " ".join(gpu)
     assert "--model outputs/x/final --host 127.0.0.1 --port 8123 --dtype bfloat16" in text
     assert '--weight-transfer-config {"backend": "nccl"}' in text
     assert "--revision abc" in text and "--max-model-len 4096" in text and "--enforce-eager" not in text
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
-    cpu, environment = serve_command(RECIPE, on_cpu=True)
+    settings = CpuSettings("float32", threads=2, cache_bytes=2**20, tokens=512, context=256)
+    cpu, environment = serve_command({**RECIPE, "vllm_max_model_length": 4096}, settings)
     assert '--dtype float32 --weight-transfer-config {"backend": "gloo"}' in " ".join(cpu)
-    assert environment["GLOO_SOCKET_IFNAME"] == "lo"
+    assert "--max-model-len 256" in " ".join(cpu) and "4096" not in cpu
+    assert environment["OMP_NUM_THREADS"] == "2" and environment["GLOO_SOCKET_IFNAME"] == "lo"
     assert base_url(RECIPE) == "http://127.0.0.1:8123"
     assert base_url({"vllm_server_base_url": "http://node1:9000/"}) == "http://node1:9000"
 
@@ -75,7 +78,7 @@ def test_a_changed_rope_goes_to_the_server_as_a_whole_dictionary():
         "max_position_embeddings": 32768,
     }
     assert hf_overrides(changed) == asked and hf_overrides(RECIPE) == {}
-    command, _ = serve_command(changed, on_cpu=False)
+    command, _ = serve_command(changed, None)
     assert json.loads(command[command.index("--hf-overrides") + 1]) == asked
     assert config_faults({**SERVED, "hf_overrides": asked}, {"backend": "nccl"}, changed, context=700) == []
     (fault,) = config_faults(SERVED, {"backend": "nccl"}, changed, context=700)

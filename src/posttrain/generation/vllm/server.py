@@ -5,7 +5,7 @@ import json
 import socket
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 from packaging.version import Version
@@ -13,17 +13,16 @@ from packaging.version import Version
 from posttrain.console import say
 from posttrain.errors import PosttrainError
 
+if TYPE_CHECKING:
+    from posttrain.generation.vllm.cpu_settings import CpuSettings
+
 LOOPBACK = "127.0.0.1"
 SUPPORTED = ("0.29.0", "0.31.0")  # of vLLM: fits torch 2.13 and transformers 5.23, and is in TRL 1.16's range
 OTHER_MACHINES = "--allow_other_machines"  # of src/serve.py
 PATIENCE = 5.0  # seconds between two looks at a server that is not there yet
-CPU_CACHE_BYTES = 64 * 2**20
-# What vLLM needs beside its arguments; on a CPU it would compile for half a minute and bind itself to core 0.
+# What vLLM needs beside its arguments; on a CPU it would compile for half a minute.
 ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-CPU_ENVIRONMENT = {
-    "TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_HOST_IP": LOOPBACK,
-    "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
-}  # fmt: skip
+CPU_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1", "VLLM_HOST_IP": LOOPBACK, "GLOO_SOCKET_IFNAME": "lo"}
 
 
 class ServerError(PosttrainError):
@@ -37,16 +36,16 @@ def base_url(values: dict[str, Any]) -> str:
     return f"http://{values.get('vllm_server_host', LOOPBACK)}:{values.get('vllm_server_port', 8000)}"
 
 
-def serve_command(values: dict[str, Any], on_cpu: bool) -> tuple[list[str], dict[str, str]]:
-    """Arguments and environment of the server that a recipe trains with, derived from the recipe alone."""
+def serve_command(values: dict[str, Any], cpu: "CpuSettings | None") -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of the server that a recipe trains with: from the recipe, and on a CPU from `cpu`."""
     command = [
         # Not `vllm serve`: it asks for a distribution called vllm, and the one for CPUs is called vllm-cpu.
         sys.executable, "-m", "vllm.entrypoints.openai.api_server",
         "--model", values["model_name_or_path"],
         "--host", values.get("vllm_server_host", LOOPBACK),
         "--port", str(values.get("vllm_server_port", 8000)),
-        "--dtype", "float32" if on_cpu else "bfloat16",
-        "--weight-transfer-config", '{"backend": "gloo"}' if on_cpu else '{"backend": "nccl"}',
+        "--dtype", cpu.dtype if cpu else "bfloat16",
+        "--weight-transfer-config", '{"backend": "gloo"}' if cpu else '{"backend": "nccl"}',
         "--logprobs-mode", "processed_logprobs",  # those of the distribution that is sampled
         "--max-logprobs", "-1",
         "--generation-config", "vllm",  # nothing of the checkpoint's, such as a repetition penalty
@@ -55,16 +54,15 @@ def serve_command(values: dict[str, Any], on_cpu: bool) -> tuple[list[str], dict
         command += ["--revision", values["model_revision"]]
     if overrides := hf_overrides(values):
         command += ["--hf-overrides", json.dumps(overrides)]
-    if values.get("vllm_max_model_length"):
+    if values.get("vllm_max_model_length") and cpu is None:
         command += ["--max-model-len", str(values["vllm_max_model_length"])]
     if values.get("data_parallel_size", 1) > 1:
         command += ["--data-parallel-size", str(values["data_parallel_size"])]
-    if on_cpu:
-        command += ["--enforce-eager", "--kv-cache-memory-bytes", str(CPU_CACHE_BYTES), "--max-num-seqs", "64"]
-        command += ["--cpu-distributed-timeout-seconds", "120"]
+    if cpu:
+        command += ["--enforce-eager", *cpu.arguments(), "--cpu-distributed-timeout-seconds", "120"]
         # A seeded request whose prompt is cut into chunks ends vLLM 0.30 on a CPU, whose generators have no offset.
         command += ["--no-enable-chunked-prefill"]
-    return command, ENVIRONMENT | (CPU_ENVIRONMENT if on_cpu else {})
+    return command, ENVIRONMENT | (CPU_ENVIRONMENT | cpu.environment() if cpu else {})
 
 
 def hf_overrides(values: dict[str, Any]) -> dict[str, Any]:
