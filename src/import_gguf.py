@@ -30,8 +30,8 @@ def main() -> None:
     types = ", ".join(f"{n} of {name}" for name, n in found.tensors.items())
     print(
         f"{asked.out}: {found.architecture}, tensors {types}{'; head and embeddings are one matrix' * found.tied}. "
-        f"Every tensor is the file's own in {found.dtype}; logits differ from the file's in float32 by at most "
-        f"{found.logits_differ:.2e}, the largest is {found.largest_logit:.1f}"
+        f"Every tensor is the file's own in {found.dtype}; logits of random tokens differ from the file's in "
+        f"float32 by at most {found.logits_differ:.2e}, the largest is {found.largest_logit:.1f}"
     )
 
 

@@ -20,7 +20,7 @@ from posttrain import atomic
 from posttrain.data.tokenise import open_tokenizer
 from posttrain.errors import PosttrainError
 from posttrain.models import checkpoints, loading
-from posttrain.models.merge import largest, logits, probe_ids
+from posttrain.models.merge import TOLERANCE, largest, logits, probe_ids
 from posttrain.models.rope import check_live, write_both_forms
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # those that the tests import
@@ -41,7 +41,8 @@ class GgufError(PosttrainError):
 class Imported:
     """What an import was: digest and architecture of the file, how many tensors of which type, what was made of them.
 
-    `logits_differ` is the largest difference of logits between the written model and the file's weights in float32.
+    `logits_differ` is the largest difference of logits between the written model and the file's weights in float32, on
+    random tokens; it is what rounding to `dtype` does.
     """
 
     file: str
@@ -101,6 +102,9 @@ def import_file(path: Path, out: Path, tokenizer: str | None, dtype: str) -> Imp
         probe = probe_ids(len(words))
         expected = logits(model, probe)
         difference = largest(logits(back.float(), probe) - expected)
+        limit = TOLERANCE * largest(expected)
+        if dtype == "float32" and difference > limit:
+            raise GgufError(f"{path}: logits as written differ by {difference:.3g}, expected at most {limit:.3g}")
         record = Imported(
             path.name, atomic.sha256_file(path), architecture,
             dict(Counter(tensor.tensor_type.name for tensor in reader.tensors)), tied, dtype,
