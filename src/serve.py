@@ -26,6 +26,7 @@ from posttrain.generation.vllm.server import (
     serve_command,
     who_can_reach,
 )
+from posttrain.generation.vllm.server_args import check_gpus, checked_server_args, gpus_of_a_copy
 from posttrain.models.source import check_model, check_weights
 from posttrain.recipe.reader import read_recipe
 
@@ -47,10 +48,12 @@ def main() -> None:
 
     reach = who_can_reach(values, allowed=OTHER_MACHINES in sys.argv)
     check_port_is_free(values)
+    check_gpus(values, torch.cuda.device_count())
     if samples:
-        values["data_parallel_size"] = torch.cuda.device_count()
+        values["data_parallel_size"] = torch.cuda.device_count() // gpus_of_a_copy(values)
     cpu = settle_on_cpu(values)
     command, environment = serve_command(values, cpu)
+    command = checked_server_args(command, values)
     print(f"{base_url(values)}: {' '.join(command)}\n{reach}", flush=True)
     if cpu:
         say(header(cpu.lines()))
@@ -68,6 +71,8 @@ def sampling_values(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument(
         "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="on a CPU; auto is the checkpoint's"
     )
+    parser.add_argument("--vllm_tensor_parallel_size", type=bounded(1), default=1, help="GPUs that share the model")
+    parser.add_argument("--vllm_pipeline_parallel_size", type=bounded(1), default=1, help="stages of such GPUs each")
     parser.add_argument("--rope", choices=["trained", "base"], default="trained", help="as in src/eval.py")
     values = vars(parser.parse_args(arguments))
     if values.pop("rope") == "base":

@@ -79,10 +79,11 @@ def test_every_make_target_that_a_page_names_exists(page):
     assert named <= make_targets() | {"bench-"}  # make bench-…
 
 
-FOREIGN = {  # options of accelerate, sbatch and hf; a faulty one in an example; one that stands for any
+FOREIGN = {  # options of accelerate, sbatch, hf and ray; a faulty one in an example; one that stands for any
     "--config_file", "--num_machines", "--machine_rank", "--num_processes", "--main_process_ip", "--main_process_port",
     "--nodes", "--signal", "--local-dir", "--learning_rat", "--gradient_checkpointing", "--field", "--help",
     "--config-name",
+    "--head", "--port", "--address",
 }  # fmt: skip
 
 

@@ -18,6 +18,24 @@ GRPO_CHOICES = {
 }  # fmt: skip
 # What server mode rests on beside, so that no default of another release decides it.
 SERVER_KEYS = ("vllm_mode", "vllm_server_timeout", "vllm_importance_sampling_correction")
+RESTS = "not taken from a recipe: that weights arrive and are what is sampled rests on it"
+SERVER_FLAGS = {  # of vLLM, which server_args may not set
+    "model": "model_name_or_path says it",
+    "served-model-name": "model_name_or_path says it",
+    "revision": "model_revision says it",
+    "host": "vllm_server_host says it",
+    "port": "vllm_server_port says it",
+    "max-model-len": "vllm_max_model_length says it",
+    "hf-overrides": "rope_theta and max_position_embeddings say it",
+    "tensor-parallel-size": "vllm_tensor_parallel_size says it",
+    "pipeline-parallel-size": "vllm_pipeline_parallel_size says it",
+    "weight-transfer-config": RESTS,
+    "logprobs-mode": RESTS,
+    "max-logprobs": RESTS,
+    "generation-config": RESTS,
+    "config": "write its flags here instead of a file of flags",
+    "trust-remote-code": "code from a model repository is never run",
+}
 # The log-probabilities that are trained are those of the whole distribution.
 WHOLE_DISTRIBUTION = {"top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1}
 
@@ -83,6 +101,28 @@ def generation_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     off_policy = reuse > accumulation or values["num_iterations"] > 1
     if off_policy and values["loss_type"] in ("no_baseline", "reinforce_with_baseline"):
         faults.append(f"{path}: loss_type: {values['loss_type']}: has no ratio, so each completion is trained on once")
+    return faults
+
+
+def server_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """Flags of a server that there is none of, or that another key says."""
+    faults, server = [], values["use_vllm"] and values.get("vllm_mode") == "server"
+    if not server:
+        faults += [
+            f"{path}: {key}: {values[key]!r}: is of a server; needs use_vllm: true and vllm_mode: server"
+            for key in ("server_args", "vllm_pipeline_parallel_size")
+            if values.get(key) not in (None, 1)
+        ]
+    for name, value in (values.get("server_args") or {}).items():
+        flag = str(name).replace("_", "-")
+        if flag in SERVER_FLAGS:
+            faults.append(f"{path}: server_args: {name}: {SERVER_FLAGS[flag]}")
+        elif flag.startswith("-") or flag.startswith("no-"):
+            faults.append(f"{path}: server_args: {name}: write the name without dashes, and false to switch it off")
+        elif value is None or value == [] or not isinstance(value, bool | int | float | str | list | dict):
+            faults.append(
+                f"{path}: server_args: {name}: {value!r}: expected true, false, a number, text, list or mapping"
+            )
     return faults
 
 

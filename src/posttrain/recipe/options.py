@@ -249,6 +249,14 @@ class GrpoOptions(TrainOptions):
             "above": 0,
         },
     )
+    vllm_pipeline_parallel_size: int = field(
+        default=1,
+        metadata={"help": "Stages a server cuts the model into, of vllm_tensor_parallel_size GPUs each.", "min": 1},
+    )
+    server_args: dict | None = field(
+        default=None,
+        metadata={"help": "Further flags of vLLM for make serve, such as {max-num-seqs: 256}; its own parser checks."},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
