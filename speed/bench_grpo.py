@@ -27,7 +27,8 @@ from posttrain.methods.grpo import build
 from posttrain.methods.grpo.custom_rewards import load_reward
 from posttrain.methods.grpo.trainer import PHASES, GrpoTrainer
 from posttrain.models import loading, trainable
-from posttrain.recipe.options import GrpoOptions, StrategyOptions
+from posttrain.recipe.grpo_options import GrpoOptions
+from posttrain.recipe.options import StrategyOptions
 from posttrain.recipe.reader import Recipe, read_recipe
 
 

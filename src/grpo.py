@@ -17,7 +17,7 @@ from posttrain.grading.grader import Grader
 from posttrain.hardware import read_hardware
 from posttrain.methods.grpo.custom_rewards import describe_rewards
 from posttrain.models.source import check_model
-from posttrain.recipe.options import GrpoOptions
+from posttrain.recipe.grpo_options import GrpoOptions
 from posttrain.recipe.reader import read_recipe
 
 

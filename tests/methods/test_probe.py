@@ -7,7 +7,7 @@ from scripted_grpo import GRADER, RIGHT, UNDECIDED, WRONG, build
 
 from posttrain.errors import PosttrainError
 from posttrain.methods.grpo.probe import PROBE_FILE, SignalProbe
-from posttrain.recipe.options import GrpoOptions
+from posttrain.recipe.grpo_options import GrpoOptions
 
 TEXTS = [*[RIGHT] * 4, *[WRONG] * 12]
 

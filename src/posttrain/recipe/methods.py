@@ -12,10 +12,10 @@ from typing import Any
 from posttrain.errors import PosttrainError
 from posttrain.recipe import contradictions as rules
 from posttrain.recipe import grpo_contradictions as grpo_rules
+from posttrain.recipe.grpo_options import GrpoOptions
 from posttrain.recipe.memory_options import MemoryOptions
 from posttrain.recipe.options import (
     DistillOptions,
-    GrpoOptions,
     OutcomeOptions,
     PairOptions,
     RewardOptions,

@@ -29,7 +29,8 @@ from posttrain.methods.grpo.probe import SignalProbe
 from posttrain.methods.grpo.questions import Questions
 from posttrain.methods.grpo.trainer import GrpoTrainer
 from posttrain.models import loading, packed_attention, trainable
-from posttrain.recipe.options import GrpoOptions, StrategyOptions
+from posttrain.recipe.grpo_options import GrpoOptions
+from posttrain.recipe.options import StrategyOptions
 from posttrain.recipe.reader import Recipe
 from posttrain.training.callbacks import MetricsFile, prepare_trackers
 from posttrain.training.final import FINAL

@@ -16,7 +16,7 @@ from posttrain.console import say
 from posttrain.data.rows import by_content
 from posttrain.errors import PosttrainError
 from posttrain.grading.grader import Verdict
-from posttrain.recipe.options import GrpoOptions
+from posttrain.recipe.grpo_options import GrpoOptions
 from posttrain.training.callbacks import forget_after
 
 PROBE_FILE = "probe.json"
