@@ -45,8 +45,8 @@ def build(directory: Path, out: Path, keys: dict[str, Any], **arguments: Any) ->
     trainer = RecipeTrainer(
         model=model,
         args=SFTConfig(
-            output_dir=str(out), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
-            disable_tqdm=True, dataset_kwargs={"skip_prepare_dataset": True}, **values,
+            output_dir=str(out), use_cpu=True, report_to="none", gradient_checkpointing=False,
+            disable_tqdm=True, dataset_kwargs={"skip_prepare_dataset": True}, **{"bf16": False, **values},
         ),
         train_dataset=Dataset.from_dict({"input_ids": rows, "labels": rows}),
         eval_dataset=Dataset.from_dict({"input_ids": unseen, "labels": unseen}),
