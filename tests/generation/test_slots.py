@@ -72,6 +72,19 @@ def test_a_completion_does_not_depend_on_its_neighbours(lengths, slots, temperat
         assert alone == together[i]
 
 
+def test_candidates_of_a_question_read_its_prompt_once_and_are_those_of_readers_of_their_own(model):
+    a, b = prompts([17, 9])
+    asked = [a, a, b, a, b, b, b]
+    read = []
+    engine, alone = SlotEngine(model, slots=4), SlotEngine(model, slots=1)
+    engine._read_together = lambda some, cache: read.append(len(some)) or SlotEngine._read_together(engine, some, cache)
+    found = dict(engine.complete(list(enumerate(asked)), 20, lambda ids: ids[-1] in ENDS, temperature=1.0))
+    for i, prompt in enumerate(asked):
+        assert list(alone.complete([(i, prompt)], 20, lambda ids: ids[-1] in ENDS, 1.0)) == [(i, found[i])]
+    assert read[0] == 2, "four rows of two prompts"
+    assert len({tuple(found[i]) for i in (0, 1, 3)}) > 1, "candidates differ"
+
+
 def test_a_cache_that_grows_keeps_what_it_holds(model):
     asked = prompts([250, 3])
     assert complete(model, asked, slots=2, budget=30) == [complete(model, [p], 1, 30)[0] for p in asked]

@@ -11,9 +11,15 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import must, record, run_script
+from conftest import REPOSITORY, must, record, run_script
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
+
+from posttrain.data.benchmarks import load_benchmarks
+from posttrain.evaluation.settings import ask
+from posttrain.generation.packed_weights import pack_weights
+from posttrain.models.loading import load_model, read_checkpoint
+from posttrain.recipe.sampling_options import EvalOptions
 
 pytestmark = pytest.mark.slow
 VARIABLE = "POSTTRAIN_MODELS"
@@ -69,6 +75,26 @@ def evaluated(model: Path, data: Path, out: Path, questions: int) -> dict:
     options = ("--benchmarks", "tiny_1step", "--limit", questions, "--max_new_tokens", 96, "--output_dir", out)
     must(run_script(*command, *options))
     return json.loads((out / "tiny_1step/metrics.json").read_text())
+
+
+@pytest.mark.parametrize(("dtype", "budget"), [("float32", 24), ("bfloat16", 64)])
+def test_it_samples_what_generate_does(model, tiny_data, dtype, budget, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "speed")
+    from bench_real import by_generate, in_slots
+    from divergence import EPSILON, divergences
+
+    checkpoint = read_checkpoint(str(model))
+    options = EvalOptions(
+        trainer="eval", model=str(model), benchmarks="tiny_1step", prompt="chat", seed=0, max_new_tokens=budget
+    )  # fmt: skip
+    (asked,) = ask(load_benchmarks("tiny_1step", tiny_data, 8), options, checkpoint)
+    plain, packed = load_model(checkpoint, dtype), pack_weights(load_model(checkpoint, dtype))
+    theirs = by_generate(plain, asked.ids, asked.decoding, 8, checkpoint.tokenizer.pad_token_id)
+    ours = in_slots(packed, asked.ids, asked.decoding, 5)
+    exact = plain if dtype == "float32" else load_model(checkpoint, "float32")
+    found = divergences(exact, asked.ids, ours, theirs)
+    assert len(found) == 0 or dtype == "bfloat16"
+    assert all(divergence.gap < EPSILON[plain.dtype] for divergence in found), found
 
 
 def test_it_answers(model, tiny_data, tmp_path):

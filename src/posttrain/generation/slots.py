@@ -142,21 +142,31 @@ class SlotEngine:
     def _read(self, rows: list[Row], first_slot: int, cache: SlotCache) -> torch.Tensor:
         """Logits after the prompts of new rows, which get the slots from `first_slot` on. (B, V)
 
-        Prompts stand one behind the other, without padding, as many as PROMPT_TOKENS hold.
+        Rows of one prompt, such as the candidates of a question, read it once.
         """
-        logits = []
-        for together in as_many_as_fit(rows, PROMPT_TOKENS):
-            lengths = torch.tensor([len(row.prompt) for row in together])
-            ends = lengths.cumsum(0)
-            slots = torch.arange(first_slot, first_slot + len(together)).repeat_interleave(lengths)
-            positions = torch.arange(int(ends[-1])) - (ends - lengths).repeat_interleave(lengths)
-            ids = torch.tensor([token for row in together for token in row.prompt])
-            cache.write_to(slots.to(self.model.device), positions.to(self.model.device), seen=0)
-            boundaries = torch.cat([ends.new_zeros(1), ends])
-            last = (ends - 1).to(self.model.device)
-            logits.append(self._forward(ids[None], positions[None], None, cache, last, cu_seq_lens_q=boundaries)[0])
-            first_slot += len(together)
-        return torch.cat(logits)
+        places: dict[tuple[int, ...], int] = {}
+        firsts = [places.setdefault(tuple(row.prompt), place) for place, row in enumerate(rows)]
+        prompts = [(first_slot + place, list(prompt)) for prompt, place in places.items()]
+        logits = torch.cat([self._read_together(some, cache) for some in as_many_as_fit(prompts, PROMPT_TOKENS)])
+        for place, first in enumerate(firsts):
+            if place != first:
+                cache.move(first_slot + first, first_slot + place, len(rows[place].prompt))
+        numbers = {place: number for number, place in enumerate(places.values())}
+        return logits[[numbers[first] for first in firsts]]
+
+    def _read_together(self, prompts: list[tuple[int, list[int]]], cache: SlotCache) -> torch.Tensor:
+        """Logits after prompts that stand one behind the other, without padding, each with its slot. (B, V)"""
+        device = self.model.device
+        lengths = torch.tensor([len(prompt) for _, prompt in prompts])
+        ends = lengths.cumsum(0)
+        slots = torch.tensor([slot for slot, _ in prompts]).repeat_interleave(lengths)
+        positions = torch.arange(int(ends[-1])) - (ends - lengths).repeat_interleave(lengths)
+        ids = torch.tensor([token for _, prompt in prompts for token in prompt])
+        cache.write_to(slots.to(device), positions.to(device), seen=0)
+        boundaries = torch.cat([ends.new_zeros(1), ends])
+        return self._forward(ids[None], positions[None], None, cache, (ends - 1).to(device), cu_seq_lens_q=boundaries)[
+            0
+        ]
 
     def _step(self, rows: list[Row], cache: SlotCache) -> torch.Tensor:
         """Logits after the last token of every row. (B, V)"""
@@ -189,14 +199,14 @@ class SlotEngine:
             active[slot] = last
 
 
-def as_many_as_fit(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
-    """The rows in their order, cut where one more prompt would exceed so many tokens; a longer one stands alone."""
-    together: list[Row] = []
-    for row in rows:
-        if together and sum(len(other.prompt) for other in together) + len(row.prompt) > tokens:
+def as_many_as_fit(prompts: list[tuple[int, list[int]]], tokens: int) -> Iterator[list[tuple[int, list[int]]]]:
+    """Prompts in their order, cut where one more would exceed so many tokens; a longer one stands alone."""
+    together: list[tuple[int, list[int]]] = []
+    for slot, prompt in prompts:
+        if together and sum(len(other) for _, other in together) + len(prompt) > tokens:
             yield together
             together = []
-        together.append(row)
+        together.append((slot, prompt))
     yield together
 
 
