@@ -15,6 +15,7 @@ from transformers import (
 )
 from trl import SFTConfig
 
+from posttrain.methods import distill_pieces
 from posttrain.methods.distill import OfflineDistiller, VocabularyError, check_vocabularies
 from posttrain.methods.value import Moments, ValueTrainer, moments_of
 from posttrain.recipe.reader import RecipeError, read_recipe
@@ -100,12 +101,51 @@ def test_the_offline_loss_of_micro_batches_adds_up_to_the_closed_form(tmp_path):
         processing_class=tokenizer(),
     )  # fmt: skip
     trainer.model.train()
-    whole = loss(student(IDS).logits[:, :-1], teacher(IDS).logits[:, :-1], LABELS[:, 1:])
+    with torch.no_grad():
+        taught = teacher(IDS).logits[:, :-1]
+    whole = loss(student(IDS).logits[:, :-1], taught, LABELS[:, 1:])
     parts = [{"input_ids": IDS[i : i + 1], "labels": LABELS[i : i + 1]} for i in range(2)]
     together = sum(trainer.compute_loss(student, part, num_items_in_batch=5) for part in parts)
     assert together.item() == pytest.approx(whole.item(), rel=1e-5)
+    whole.backward()
+    expected = [p.grad.clone() for p in student.parameters()]
+    student.zero_grad()
     together.backward()
     assert all(p.grad is None for p in teacher.parameters())
+    for parameter, gradient in zip(student.parameters(), expected, strict=True):
+        assert (parameter.grad - gradient).abs().max() <= 1e-5 * gradient.abs().max()
+
+
+@pytest.mark.parametrize("piece", [1, 3, 1000])
+@pytest.mark.parametrize("words", [(40, 40), (40, 48), (48, 40)])
+def test_pieces_of_any_size_give_the_loss_and_the_gradients_of_all_positions_at_once(monkeypatch, piece, words):
+    """And the token metrics; vocabularies may be padded to unequal sizes."""
+    monkeypatch.setattr(distill_pieces, "PIECE", piece * words[0])
+    torch.manual_seed(0)
+    rows, teacher_rows = torch.randn(7, 6, dtype=torch.float64, requires_grad=True), torch.randn(7, 5)
+    head, frozen = torch.nn.Linear(6, words[0], dtype=torch.float64), torch.randn(words[1], 5)
+    labels, loss = torch.randint(0, 40, (7,)), create_loss("distillation", temperature=2.0, alpha=0.7)
+
+    def whole():
+        return loss.mixed(*loss.parts(head(rows), teacher_rows @ frozen.T, labels)).double()
+
+    inputs = [rows, head.weight, head.bias]
+    total, sums = distill_pieces.PieceLoss.apply(
+        rows, teacher_rows, labels, head, lambda x: x @ frozen.T, loss, words[0], True, head.weight, head.bias
+    )
+    assert total.item() == pytest.approx(whole().item(), rel=1e-5)
+    for ours, theirs in zip(torch.autograd.grad(3 * total, inputs), torch.autograd.grad(whole(), inputs), strict=True):
+        assert torch.allclose(ours, 3 * theirs, rtol=1e-5, atol=1e-5)
+    logits = head(rows).detach().float()
+    assert sums[2] == (logits.argmax(-1) == labels).sum()
+    assert sums[3].item() == pytest.approx(
+        torch.distributions.Categorical(logits=logits).entropy().sum().item(), rel=1e-4
+    )
+    with torch.no_grad():
+        again, _ = distill_pieces.PieceLoss.apply(
+            rows, teacher_rows, labels, head, lambda x: x @ frozen.T, loss, words[0], False, head.weight, head.bias
+        )
+    assert again.item() == pytest.approx(total.item(), rel=1e-6)
 
 
 def test_values_are_clipped_against_what_they_were_at_the_first_of_the_iterations(tmp_path):

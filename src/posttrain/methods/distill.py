@@ -3,21 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DistillationConfig, DistillationTrainer, ModelConfig, SFTConfig
 from trl.models.utils import prepare_deepspeed
 
-from posttrain.data.encode import IGNORED, load_tokenizer
+from posttrain.data.encode import load_tokenizer
 from posttrain.data.manifest import split_path
 from posttrain.data.prompts import render_prompt
 from posttrain.data.rows import QUESTIONS, by_content, read_parquet
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
-from posttrain.methods import sft
+from posttrain.methods import distill_pieces, sft
 from posttrain.methods.sft import RecipeTrainer, Rows
 from posttrain.models import loading, packed_attention, trainable
+from posttrain.models.labelled_head import targets
 from posttrain.recipe.options import DistillOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
 from posttrain.training.base_trainer import WholeRun
@@ -51,19 +51,17 @@ class OfflineDistiller(RecipeTrainer):
     ) -> Any:
         """The distillation loss per token of all processes' batches, as SFTTrainer counts them."""
         labels, batch = inputs["labels"], {k: v for k, v in inputs.items() if k != "labels"}
-        outputs = model(**batch, use_cache=False)
-        with torch.no_grad():
-            teacher = self.teacher(**batch, use_cache=False).logits
-        targets, mode = labels[:, 1:], "train" if model.training else "eval"
-        divergence, cross_entropy = self.distillation.parts(outputs.logits[:, :-1], teacher[:, :-1], targets)
-        n = (targets != IGNORED).sum().clamp(min=1)
-        for name, value in (("divergence", divergence), ("cross_entropy", cross_entropy)):
-            self._metrics[mode][name].append((value.detach() / n).item())
-        if self.is_logged_step() or not model.training:
-            kept = targets != IGNORED
-            self._add_token_metrics(outputs.logits[:, :-1][kept].detach(), targets[kept], mode)
-        items = n if num_items_in_batch is None else num_items_in_batch
-        loss = self.distillation.mixed(divergence, cross_entropy) / items
+        mode, unwrap = "train" if model.training else "eval", self.accelerator.unwrap_model
+        logged = self.is_logged_step() or not model.training
+        total, sums, outputs = distill_pieces.distill(
+            unwrap(model), lambda: model(**batch, use_cache=False), unwrap(self.teacher),
+            lambda: self.teacher(**batch, use_cache=False), labels, self.distillation, logged,
+        )  # fmt: skip
+        n = targets(labels).numel()
+        names = ("divergence", "cross_entropy", *(("mean_token_accuracy", "entropy") if logged and n else ()))
+        for name, value in zip(names, (sums / max(1, n)).tolist(), strict=False):
+            self._metrics[mode][name].append(value)
+        loss = total / (max(1, n) if num_items_in_batch is None else num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # that DDP divides by again
         return (loss, outputs) if return_outputs else loss

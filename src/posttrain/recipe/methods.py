@@ -156,7 +156,6 @@ ROWS = (
         rules=(rules.distill_contradictions, rules.sft_contradictions, rules.strategy_contradictions),
         required=TRAINING,
         switch="on_policy",
-        head="whole",
     ),
     Method(
         "memory_sft",

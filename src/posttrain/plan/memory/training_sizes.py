@@ -140,8 +140,7 @@ def frozen_models(values: dict[str, Any], shape: Shape) -> tuple[float, float]:
     per_value = DTYPES.get(values.get("dtype") or "float32", FLOAT32)
     if values["trainer"] == "distill":
         teacher = read_shape(values["teacher_model_name_or_path"], values.get("teacher_model_revision"))
-        logits = 0.0 if values.get("on_policy") else 2.0 * FLOAT32 * teacher.vocabulary
-        return teacher.parameters * per_value, logits
+        return teacher.parameters * per_value, float(FLOAT32 * teacher.hidden)  # its hidden states; logits by pieces
     reference = values["trainer"] in ("dpo", "kto") and not values.get("precompute_ref_log_probs")
     reference = reference or (values["trainer"] == "grpo" and float(values.get("beta") or 0) > 0)
     return (shape.parameters * per_value if reference and not values.get("use_peft") else 0.0), 0.0
