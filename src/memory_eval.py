@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain import atomic
+from posttrain import atomic, jsonl
 from posttrain.console import Progress, header, plural, say
 from posttrain.data.rows import row_id
 from posttrain.errors import ArgumentParser, PosttrainError, bounded, check_writable, run_script
@@ -44,7 +44,7 @@ def main() -> None:
     table = evaluation.table(summaries)
     atomic.write_bytes(out / "table.txt", (table + "\n").encode())
     settings = {name: str(value) for name, value in vars(arguments).items()}
-    atomic.write_json(
+    jsonl.write_sealed(
         out / "banks.json",
         {
             "settings": settings,

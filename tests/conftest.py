@@ -18,6 +18,8 @@ from filelock import FileLock
 from forked import Process, capturing, start_python
 from hypothesis import settings
 
+from posttrain.jsonl import SEAL
+
 REPOSITORY = Path(__file__).parents[1]
 STARTED_WITH = dict(os.environ)  # scripts get this: what a library sets in the tests' process is not theirs
 # To see that no test rests on luck: other threads (environments such as ATEN_CPU_CAPABILITY pass through) and seeds.
@@ -104,7 +106,8 @@ def launch(config: str | Path, *arguments: object, timeout: float = 1800) -> sub
 
 
 def record(out: Path) -> dict[str, Any]:
-    return json.loads((out / "run.json").read_text())
+    """A run's record without its seal, so that a test may write it back with changes."""
+    return {key: value for key, value in json.loads((out / "run.json").read_text()).items() if key != SEAL}
 
 
 def config_copy(tmp_path: Path, name: str, toggles: dict[str, Any] | None = None, **changes: Any) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, record
 
 from posttrain.errors import PosttrainError
 
@@ -297,7 +297,7 @@ def test_a_resumed_run_does_not_run_what_its_optimizer_holds(tiny_data, tmp_path
     posttrain.train("recipes/tiny_sft.yaml", keys)
     shutil.rmtree(out / "final")
     shutil.rmtree(out / "checkpoint-2")
-    run = json.loads((out / "run.json").read_text()) | {"finished": None, "result": None}
+    run = record(out) | {"finished": None, "result": None}
     (out / "run.json").write_text(json.dumps(run))
     good = (out / "checkpoint-1/optimizer.pt").read_bytes()
     torch.save({"state": Evil(marker), "param_groups": []}, out / "checkpoint-1/optimizer.pt")

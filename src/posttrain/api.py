@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain import jsonl, lineage
+from posttrain import lineage
 from posttrain.errors import PosttrainError
 from posttrain.launching import forgotten_afterwards
 from posttrain.recipe.methods import METHODS
@@ -75,11 +75,11 @@ def script_main(trainer: str, recipe: Path) -> Callable[..., None]:
 
 
 def read_result(output_dir: Path) -> TrainResult:
-    """The result of a finished run."""
+    """The result of a finished run; raises PosttrainError where it is not finished, or not as it was written."""
     record = lineage.read_record(output_dir, {"result": ({"steps": int}, type(None))})
     if not record or not record["finished"] or not record["result"]:
-        raise PosttrainError(f"{output_dir}: holds no finished run")
-    metrics = jsonl.read_lines(output_dir / lineage.METRICS_FILE, {"step": int}, "restore it")
+        raise PosttrainError(f"{output_dir}: holds no finished run; start its command again to finish it")
+    metrics = lineage.read_metrics(output_dir, record)
     losses = [line["loss"] for line in metrics if "loss" in line]
     result = record["result"]
     return TrainResult(output_dir / "final", result["steps"], losses, result.get("best_metric"), metrics)

@@ -1,7 +1,8 @@
 """`run.json`: everything needed to say what a run was, to resume it, and to run it again.
 
 The file is written when a run starts and once more, with `finished`, when it is whole. A copy lies in `final/` as
-`lineage.json`, so that a copied checkpoint stays identifiable.
+`lineage.json`, so that a copied checkpoint stays identifiable. Both carry a seal (`posttrain.jsonl`); once the run is
+finished, `files` vouches for what it logged.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from posttrain import atomic, jsonl
+from posttrain import digests, jsonl
 from posttrain.errors import PosttrainError, check_writable
 from posttrain.secrets import masked, masked_arguments
 
@@ -24,6 +25,7 @@ EDGE_BYTES = 2**20
 RUN_FILE = "run.json"
 LINEAGE_FILE = "lineage.json"
 METRICS_FILE = "metrics.jsonl"
+STAMP = {"bytes": int, digests.ALGORITHM: str}
 RECORD = {"run_id": str, "result": (dict, type(None)), "finished": (str, type(None))}
 ROPE = {"rope_theta": (float, type(None)), "rope_type": str, "max_position_embeddings": int}
 LINEAGE = {"run_id": str, "prompt": str, "eos_token": (str, type(None)), "rope": {"base": ROPE, "trained": ROPE}}
@@ -98,6 +100,22 @@ def read_record(output_dir: Path, more: dict[str, Any] | None = None) -> dict[st
     return jsonl.read_object(output_dir / RUN_FILE, RECORD | (more or {}), remedy)
 
 
+def read_metrics(output_dir: Path, record: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, none where it is finished and logged nothing; raises DamageError.
+
+    `record` is its run.json, None where there is none.
+    """
+    path, files = output_dir / METRICS_FILE, (record or {}).get("files")
+    remedy = f"restore it, or remove {output_dir} and start the run again"
+    if fault := None if files is None else jsonl.mismatch(files, {str: STAMP}):
+        raise digests.DamageError(f"{output_dir / RUN_FILE}: files: {fault}; {remedy}")
+    if files is not None and METRICS_FILE not in files:
+        return []
+    if fault := digests.difference(path, files[METRICS_FILE]) if files else None:
+        raise digests.DamageError(f"{path}: {fault}: it was changed or damaged; {remedy}")
+    return jsonl.read_lines(path, {"step": int}, remedy)
+
+
 def read_lineage(model: str | Path) -> dict[str, Any] | None:
     """The lineage of a checkpoint directory, or None for a model that is not ours.
 
@@ -159,5 +177,18 @@ def start_record(output_dir: Path, identity: dict[str, Any], details: dict[str, 
         "result": None,
         "finished": None,
     }
-    atomic.write_json(output_dir / RUN_FILE, record)
+    jsonl.write_sealed(output_dir / RUN_FILE, record)
     return record
+
+
+def closed(output_dir: Path, record: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run that ends now, with a stamp of everything that it logged."""
+    stamps = {path.name: digests.stamp(path) for path in sorted(output_dir.glob("*.jsonl"))}
+    return {**record, "result": result, "files": stamps, "finished": now()}
+
+
+def write_closed(output_dir: Path, record: dict[str, Any]) -> None:
+    """Write a closed record, which vouches from here on for what the digests of lines did."""
+    jsonl.write_sealed(output_dir / RUN_FILE, record)
+    for name in record["files"]:
+        jsonl.digests_path(output_dir / name).unlink(missing_ok=True)

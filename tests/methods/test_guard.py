@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from posttrain.grading.grader import Grader
 from posttrain.methods.grpo.guard import Guard, best_line, fall, read_guard
-from posttrain.training.callbacks import forget_after, step_of
+from posttrain.training.callbacks import entry_of, forget_after
 
 LINES = [{"step": step, "accuracy": 0.5, "truncated": 0.0, "correct": [1, 0]} for step in (0, 2, 4)]
 DAMAGED = [
@@ -35,7 +35,7 @@ def test_a_damaged_line_loses_only_itself(damaged, tmp_path, capsys):
     assert read_guard(path, questions=2) == LINES
     forget_after(path, 2)
     assert read_guard(path, questions=2) == LINES[:2]
-    assert ("1 of 4 lines are damaged" in capsys.readouterr().out) == (step_of(damaged) is None)
+    assert ("1 of 4 lines are damaged" in capsys.readouterr().out) == (entry_of(damaged) is None)
 
 
 def test_a_line_that_a_kill_cut_off_is_no_damage(tmp_path, capsys):

@@ -117,6 +117,7 @@ def test_metrics_after_the_checkpoint_are_forgotten(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     forget_after(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    path = tmp_path / "guard.jsonl"
     path.write_text('{"step": 1, "note": "a\u2028b"}\n{"step": 2}\n')
     forget_after(path, 1)
     assert path.read_text() == '{"step": 1, "note": "a\u2028b"}\n'

@@ -147,6 +147,24 @@ def test_a_faulty_study_is_refused_before_a_cell_runs(tmp_path, changes, said):
         read_study(write(tmp_path / "s.yaml", **changes))
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"recipe: r.yaml\ngrid: {seed: [1, 2}\n", r"s\.yaml:2: not YAML: expected ',' or ']', but got '}'$"),
+        (b"recipe: r\n\thub_token: hf_secret\n", r"s\.yaml:2: not YAML: found character '\\t' that cannot start"),
+        (b"\xff\xfe", r"s\.yaml: not YAML: 'utf-8' codec can't decode"),
+        (b"[" * 5000, r"s\.yaml: not YAML: maximum recursion depth exceeded"),
+        (b"", r"s\.yaml: .*a study has the keys"),
+        (b"3", r"s\.yaml: .*a study has the keys"),
+    ],
+)
+def test_what_is_not_yaml_is_one_line_without_the_line_itself(tmp_path, content, said):
+    (tmp_path / "s.yaml").write_bytes(content)
+    with pytest.raises(PosttrainError, match=said) as raised:
+        read_study(tmp_path / "s.yaml")
+    assert "\n" not in str(raised.value) and "hf_secret" not in str(raised.value)
+
+
 def test_a_dirty_share_changes_answers_and_nothing_else(tmp_path):
     rows = [chat_row(f"What is {i}?", f"It is \\boxed{{{i}}}.", str(i), "test") for i in range(20)]
     write_dataset(tmp_path / "clean", {"train": rows, "test": rows[:3]}, Source("test", "none"), None, {}, None)

@@ -12,6 +12,8 @@ import pytest
 from conftest import LAUNCHER, REPOSITORY, config_copy, kill, kill_when, launch, must, record, run_script, start
 from safetensors.torch import load_file
 
+from posttrain.lineage import read_lineage
+
 pytestmark = pytest.mark.slow
 RECIPE = "recipes/tiny_sft.yaml"
 TWO = "accelerate_configs/cpu_2proc.yaml"
@@ -60,7 +62,7 @@ def test_the_record_says_what_the_run_was(one_process):
     assert run["rope"]["base"]["rope_theta"] == 10000.0
     assert run["inputs"]["model"]["parent_run"].startswith("tiny_base-")
     assert (run["prompt"], run["eos_token"]) == ("chat", "<|im_end|>")
-    assert json.loads((one_process / "final/lineage.json").read_text()) == run
+    assert read_lineage(one_process / "final") == run
     lines = [json.loads(line) for line in (one_process / "metrics.jsonl").read_text().splitlines()]
     assert all({"tokens_seen", "tokens_per_second", "grad_norm"} <= set(line) for line in lines if "loss" in line)
     assert all(line["tokens_per_second"] > 0 for line in lines if "loss" in line)  # those with an evaluation too

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.generation.streamers import BaseStreamer
 
 import posttrain
+from posttrain import jsonl, lineage
+from posttrain.api import read_result
 from posttrain.errors import PosttrainError
 from posttrain.recipe.options import SftOptions
 from posttrain.recipe.reader import RecipeError, override_arguments, read_overrides
@@ -123,6 +125,33 @@ def test_faults_of_a_recipe_are_raised_before_anything_loads():
     with pytest.raises(PosttrainError, match="expected one of sft"):
         posttrain.train("recipes/tiny_sft.yaml", overrides={"trainer": "nosuch"})
     assert SftOptions  # the light modules are enough for all of this
+
+
+@pytest.mark.parametrize("result", [None, {"steps": 1, "best_metric": None}], ids=["unfinished", "finished"])
+def test_a_run_without_a_logged_line_is_read_or_says_what_to_do(tmp_path, result):
+    lineage.start_record(tmp_path, {"seed": 0}, {})
+    if result is None:
+        with pytest.raises(PosttrainError, match="holds no finished run"):
+            read_result(tmp_path)
+        return
+    record = lineage.read_record(tmp_path)
+    lineage.write_closed(tmp_path, lineage.closed(tmp_path, record, result))
+    assert (read_result(tmp_path).steps, read_result(tmp_path).losses) == (1, [])
+    jsonl.write_sealed(
+        tmp_path / "run.json", {**record, "result": result, "finished": "2026-01-01"}
+    )  # of before `files`
+    with pytest.raises(PosttrainError, match=r"metrics\.jsonl: cannot be read .* restore it, or remove"):
+        read_result(tmp_path)
+
+
+def test_logged_lines_that_are_gone_are_missed(tmp_path):
+    record = lineage.start_record(tmp_path, {"seed": 0}, {})
+    jsonl.append(tmp_path / "metrics.jsonl", [{"step": 1, "loss": 2.0}])
+    lineage.write_closed(tmp_path, lineage.closed(tmp_path, record, {"steps": 1}))
+    assert read_result(tmp_path).losses == [2.0]
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(PosttrainError, match=r"metrics\.jsonl: cannot be read"):
+        read_result(tmp_path)
 
 
 class Steps(TrainerCallback):

@@ -93,8 +93,7 @@ class Result:
 
     def finish(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Write samples and metrics, and return the metrics."""
-        write_samples(self.directory / SAMPLES_FILE, samples)
-        metrics = write_metrics(self.directory, self.settings, samples)
+        metrics = write_result(self.directory, self.settings, samples)
         self.partial.unlink(missing_ok=True)
         return metrics
 
@@ -157,6 +156,17 @@ def read_samples(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]
 def rebuild(directory: Path) -> dict[str, Any]:
     """metrics.json from settings.json and samples.jsonl, without a model; the same bytes as the evaluation wrote."""
     return write_metrics(directory, *read_samples(directory))
+
+
+def write_result(directory: Path, settings: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write all files of a result, in place of those of an older verifier; returns its metrics.
+
+    A kill in between leaves a result that nothing vouches for, with the older settings, which is graded again.
+    """
+    (directory / digests.MARK).unlink(missing_ok=True)
+    write_samples(samples_path(directory), samples)
+    atomic.write_json(directory / SETTINGS_FILE, settings)
+    return write_metrics(directory, settings, samples)
 
 
 def write_metrics(directory: Path, settings: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]:

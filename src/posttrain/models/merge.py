@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from posttrain import atomic, lineage
+from posttrain import jsonl, lineage
 from posttrain.data.tokenise import open_tokenizer
 from posttrain.errors import PosttrainError
 from posttrain.models import checkpoints, loading
@@ -113,6 +113,6 @@ def finish(unfinished: Path, out: Path, adapter: Path, base: str, proof: Proof) 
     record = lineage.read_lineage(adapter)
     if record is not None:
         source: dict[str, Any] = {"adapter": str(adapter), "base": base, "merged": lineage.now(), **vars(proof)}
-        atomic.write_json(unfinished / lineage.LINEAGE_FILE, {**record, "merge": source})
+        jsonl.write_sealed(unfinished / lineage.LINEAGE_FILE, {**record, "merge": source})
     checkpoints.mark_complete(unfinished)
     unfinished.rename(out)

@@ -148,7 +148,7 @@ def extend(source: Path, target: Path, theta: float, positions: int, reason: str
         "after": asdict(after),
         "files": originals,
     }
-    atomic.write_json(target / LOCK_FILE, lock)
+    jsonl.write_sealed(target / LOCK_FILE, lock)
     atomic.write_json(target / "config.json", config)  # last: a directory without it is no model
     if marked:
         digests.write_mark(target)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from posttrain import atomic, lineage, processes
+from posttrain import atomic, jsonl, lineage, processes
 from posttrain.console import command_line, plural, say, warn
 from posttrain.data.benchmarks import benchmark_names
 from posttrain.errors import PosttrainError
@@ -200,7 +200,7 @@ def run_round(rounds: Rounds, number: int) -> dict[str, Any]:
     else:
         run_stage(rounds.evaluate(number), rounds.output_dir)
         record["evaluation"] = summarise_evaluation(directory / "evals", rounds.options.benchmarks)
-    atomic.write_json(directory / ROUND_FILE, record)
+    jsonl.write_sealed(directory / ROUND_FILE, record)
     return record
 
 
@@ -231,4 +231,4 @@ def finish(rounds: Rounds, record: dict[str, Any], records: list[dict[str, Any]]
         temporary.replace(link)
     result = {"rounds": len(records) - 1, "accuracy": records[-1]["evaluation"]["all"]["value"]}
     closed = {**record, "result": result, "finished": record["finished"] or lineage.now()}
-    atomic.write_json(rounds.output_dir / lineage.RUN_FILE, closed)
+    jsonl.write_sealed(rounds.output_dir / lineage.RUN_FILE, closed)

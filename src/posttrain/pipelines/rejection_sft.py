@@ -95,13 +95,12 @@ class Buffer:
         """Start with what is sampled already, so that a line cut by a kill is written whole."""
         self.path, self.rounds = rounds.output_dir / BUFFER_FILE, rounds
         self.entries = [self.entry(rollout) for rollout in rollouts]
-        atomic.write_bytes(self.path, "".join(map(_line, self.entries)).encode())
+        jsonl.rewrite(self.path, [json.dumps(entry, ensure_ascii=False).encode() for entry in self.entries])
 
     def add(self, rollout: Rollout) -> dict[str, Any]:
         entry = self.entry(rollout)
         self.entries.append(entry)
-        with self.path.open("a") as file:
-            file.write(_line(entry))
+        jsonl.append(self.path, [entry])
         return entry
 
     def entry(self, rollout: Rollout) -> dict[str, Any]:
@@ -134,10 +133,6 @@ class Buffer:
         }  # fmt: skip
 
 
-def _line(entry: dict[str, Any]) -> str:
-    return json.dumps(entry, ensure_ascii=False) + "\n"
-
-
 def epochs(rounds: Rounds) -> list[tuple[int, str]]:
     """(epoch, checkpoint) of the trained run, in order."""
     run = rounds.directory(1) / "sft"
@@ -166,8 +161,8 @@ def epoch_record(
     rounds: Rounds, epoch: int, evaluation: dict[str, Any], entries: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Counts of the buffer, losses and learning rates of the epoch's steps, and accuracy after it."""
-    path = rounds.directory(1) / "sft" / lineage.METRICS_FILE
-    steps = jsonl.read_lines(path, {"step": int}, "remove the line, or restore the file")
+    run = rounds.directory(1) / "sft"
+    steps = lineage.read_metrics(run, lineage.read_record(run))
     logged = [step for step in steps if "loss" in step and math.ceil(step["epoch"]) == epoch]
     return {
         "epoch": epoch,

@@ -6,7 +6,7 @@ from typing import Any
 
 from posttrain import atomic, lineage
 from posttrain.data.benchmarks import benchmark_names
-from posttrain.data.rows import read_parquet
+from posttrain.data.manifest import check_dataset
 from posttrain.evaluation.estimates import in_percent, wilson_interval
 from posttrain.evaluation.results import read_metrics
 from posttrain.grading.grader import Verdict
@@ -55,7 +55,7 @@ def summarise_training(directory: Path) -> dict[str, Any]:
     run = lineage.read_json(directory / "sft" / lineage.RUN_FILE)
     assert run is not None and run["result"]
     return {
-        "rows_trained": len(read_parquet(directory / "data" / "train.parquet")),
+        "rows_trained": check_dataset(directory / "data")["counts"]["kept"]["train"],
         "tokens_trained": run["result"]["tokens_seen"],
         "steps": run["result"]["steps"],
         "loss": run["result"]["last_loss"],

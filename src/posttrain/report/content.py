@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from posttrain import jsonl
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.comparison import Comparison, ComparisonError, compare, holm
 from posttrain.evaluation.estimates import in_percent
 from posttrain.evaluation.reference import REFERENCES
 from posttrain.evaluation.results import METRICS_FILE, read_metrics
 from posttrain.lineage import METRICS_FILE as RUN_METRICS
+from posttrain.lineage import read_metrics as read_run_metrics
 from posttrain.lineage import read_record
 from posttrain.report.html_page import distinct_labels
 
@@ -77,11 +77,11 @@ def read_runs(directories: Sequence[Path]) -> list[Run]:
     """Runs in the order given; raises ReportError where one has logged nothing."""
     runs = []
     for directory, label in zip(directories, distinct_labels(directories), strict=True):
-        path = directory / RUN_METRICS
+        path, record = directory / RUN_METRICS, read_record(directory)
         if not path.is_file():
-            raise ReportError(f"{path}: missing; expected the output directory of a training script")
-        steps = jsonl.read_lines(path, {"step": int}, "remove the line, or restore the file")
-        runs.append(Run(label, directory, read_record(directory) or {}, steps))
+            why = "the run has logged nothing" if record else "expected the output directory of a training script"
+            raise ReportError(f"{path}: missing; {why}")
+        runs.append(Run(label, directory, record or {}, read_run_metrics(directory, record)))
     return runs
 
 

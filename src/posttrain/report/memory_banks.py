@@ -32,14 +32,19 @@ def read_bank_evaluations(out: Path, directories: Sequence[Path]) -> list[BankEv
     """Evaluations in the order given, their figures written into `out`; raises where one has no banks.json."""
     found = []
     for number, directory in enumerate(directories, start=1):
-        path, remedy = directory / FILE, "write it again with src/memory_eval.py"
-        value = jsonl.read_object(path, SHAPE, remedy)
-        if value is None:
-            raise PosttrainError(f"{path}: missing; {remedy}")
-        banks, usage = value["banks"], value["usage"]
-        label = distinct_labels(directories)[number - 1]
-        found.append(BankEvaluation(label, banks, usage, draw_banks(out, f"banks_{number}", path, banks)))
+        value, label = read_banks(directory), distinct_labels(directories)[number - 1]
+        drawing = draw_banks(out, f"banks_{number}", directory / FILE, value["banks"])
+        found.append(BankEvaluation(label, value["banks"], value["usage"], drawing))
     return found
+
+
+def read_banks(directory: Path) -> dict[str, Any]:
+    """What banks.json says: `banks` and `usage`; raises PosttrainError where it is missing or damaged."""
+    path, remedy = directory / FILE, "write it again with src/memory_eval.py"
+    value = jsonl.read_object(path, SHAPE, remedy)
+    if value is None:
+        raise PosttrainError(f"{path}: missing; {remedy}")
+    return value
 
 
 def draw_banks(out: Path, name: str, source: Path, banks: dict[str, dict[str, Any]]) -> Drawing:

@@ -12,9 +12,10 @@ from urllib.parse import urlparse
 from transformers import TrainerCallback
 from trl.models import unwrap_model_for_generation
 
-from posttrain import atomic, processes
+from posttrain import jsonl, processes
 from posttrain.console import say
 from posttrain.data.prompts import render_prompt
+from posttrain.digests import bytes_digest
 from posttrain.lineage import METRICS_FILE
 from posttrain.models.host_memory import give_back
 from posttrain.training.preemption import Notice
@@ -32,22 +33,27 @@ def forget_after(path: Path, step: int) -> None:
     """
     if not path.is_file():
         return
-    *lines, _ = path.read_bytes().split(b"\n")  # not splitlines, which also splits at U+2028; the last was cut off
-    steps = [step_of(line) for line in lines]
-    if damaged := steps.count(None):
+    lines = path.read_bytes().split(b"\n")[:-1]  # not splitlines, which also splits at U+2028; the last was cut off
+    entries = sound_entries(path)
+    if damaged := entries.count(None):
         say(f"{path}: {damaged} of {len(lines)} lines are damaged and left out")
-    kept = [line + b"\n" for line, of in zip(lines, steps, strict=True) if of is not None and of <= step]
-    atomic.write_bytes(path, b"".join(kept))
+    kept = [line for line, entry in zip(lines, entries, strict=True) if entry and entry["step"] <= step]
+    jsonl.rewrite(path, kept)
 
 
-def step_of(line: bytes) -> int | None:
-    """The step of a line of such a file, None where it is no JSON object with one."""
+def sound_entries(path: Path) -> list[dict[str, Any] | None]:
+    """What the whole lines of such a file say, none of them cut off; None for a line that is not as it was written."""
+    lines, known = path.read_bytes().split(b"\n")[:-1], jsonl.line_digests(path)
+    return [entry_of(line) if known is None or bytes_digest(line) in known else None for line in lines]
+
+
+def entry_of(line: bytes) -> dict[str, Any] | None:
+    """A line of such a file, None where it is no JSON object with a step."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    step = entry.get("step") if isinstance(entry, dict) else None
-    return step if isinstance(step, int) else None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
 
 
 class ContinuedFile(TrainerCallback):
@@ -61,8 +67,7 @@ class ContinuedFile(TrainerCallback):
             forget_after(self.path, state.global_step)
 
     def append(self, lines: list[dict[str, Any]]) -> None:
-        with self.path.open("a") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        jsonl.append(self.path, lines)
 
 
 class MetricsFile(ContinuedFile):

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
 
-from posttrain import atomic, digests, lineage
+from posttrain import digests, jsonl, lineage
 from posttrain.console import say
 from posttrain.locks import lock
 from posttrain.models import checkpoints
@@ -36,9 +36,9 @@ def save_final(
             copy_model(trained, unfinished)
         trainer.accelerator.wait_for_everyone()
         if trainer.accelerator.is_main_process:
-            closed = {**record, "result": result, "finished": lineage.now()}
+            closed = lineage.closed(output_dir, record, result)
             publish(unfinished, output_dir / FINAL, closed)
-            atomic.write_json(output_dir / lineage.RUN_FILE, closed)
+            lineage.write_closed(output_dir, closed)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{output_dir / FINAL}: could not be written ({error}); free space and start the command again"
@@ -91,7 +91,7 @@ def publish(unfinished: Path, final: Path, closed: dict[str, Any]) -> None:
     """Put the record into a written directory, mark it whole, and give it its name."""
     (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same in text
     write_both_forms(unfinished)
-    atomic.write_json(unfinished / lineage.LINEAGE_FILE, closed)
+    jsonl.write_sealed(unfinished / lineage.LINEAGE_FILE, closed)
     checkpoints.mark_complete(unfinished)
     shutil.rmtree(final, ignore_errors=True)
     unfinished.rename(final)

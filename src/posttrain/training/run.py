@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import ModelConfig
 
-from posttrain import atomic, lineage, processes
+from posttrain import jsonl, lineage, processes
 from posttrain.console import is_main_process, say
 from posttrain.data.encode import load_tokenizer
 from posttrain.errors import PosttrainError
@@ -147,12 +147,12 @@ class Run:
             if is_main_process():
                 ended = {"at": lineage.now(), "signal": Signals(left.signum).name, "step": trainer.state.global_step}
                 self.record["sessions"][-1] |= {"ended": ended}
-                atomic.write_json(self.output_dir / lineage.RUN_FILE, self.record)
+                jsonl.write_sealed(self.output_dir / lineage.RUN_FILE, self.record)
             raise
         except PosttrainError as error:
             if isinstance(error.__cause__, torch.OutOfMemoryError) and is_main_process():
                 self.record["sessions"][-1] |= {"ended": {"at": lineage.now(), "reason": MEMORY}}
-                atomic.write_json(self.output_dir / lineage.RUN_FILE, self.record)
+                jsonl.write_sealed(self.output_dir / lineage.RUN_FILE, self.record)
             raise
 
     def close(self, trainer: WholeRun, result: dict[str, Any]) -> None:
@@ -216,7 +216,8 @@ def start_or_continue(run: Run, details: dict[str, Any], resumed_from: Path | No
     if record is None:
         return lineage.start_record(output_dir, run.identity, {**details, "sessions": [session]})
     record["sessions"].append(session)
-    atomic.write_json(output_dir / lineage.RUN_FILE, record)
+    record.pop("files", None)  # of a record that was opened again by hand
+    jsonl.write_sealed(output_dir / lineage.RUN_FILE, record)
     return record
 
 

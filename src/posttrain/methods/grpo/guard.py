@@ -1,6 +1,5 @@
 """The guard of a GRPO run: fixed questions answered greedily as it goes, the best checkpoint kept, a fall ends it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from posttrain.data.prompts import render_prompt
 from posttrain.evaluation.comparison import mcnemar
 from posttrain.grading.grader import Grade, Verdict
 from posttrain.methods.grpo.rewards import UNDECIDED
-from posttrain.training.callbacks import ContinuedFile, forget_after, step_of
+from posttrain.training.callbacks import ContinuedFile, forget_after, sound_entries
 
 GUARD_FILE = "guard.jsonl"
 SIGNIFICANT = 0.01  # two-sided p of McNemar's test against the start
@@ -84,9 +83,8 @@ def outcomes(grades: list[Grade]) -> tuple[list[int | None], float]:
 
 def read_guard(path: Path, questions: int | None = None) -> list[dict[str, Any]]:
     """The guard's sound lines, the start first; `questions` is how many answers each must have."""
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    entries = [json.loads(line) for line in lines if step_of(line) is not None]
-    return [entry for entry in entries if is_sound(entry, questions)]
+    entries = sound_entries(path) if path.is_file() else []
+    return [entry for entry in entries if entry and is_sound(entry, questions)]
 
 
 def is_sound(entry: dict[str, Any], questions: int | None) -> bool:

@@ -13,7 +13,7 @@ import yaml
 
 from posttrain import atomic, digests, lineage, processes
 from posttrain.console import command_line, say
-from posttrain.errors import PosttrainError
+from posttrain.errors import PosttrainError, yaml_fault
 from posttrain.evaluation.results import METRICS_FILE
 from posttrain.hardware import VARIABLE, find_config
 from posttrain.models import checkpoints
@@ -65,9 +65,10 @@ def cell_name(setting: dict[str, Any]) -> str:
 def read_study(path: Path) -> Study:
     """The study in a file, each of its cells known to be a good recipe."""
     try:
-        content = yaml.safe_load(path.read_text())
-        study = Study(**content)
-    except (OSError, ValueError, yaml.YAMLError, TypeError, AttributeError, RecursionError) as error:
+        study = Study(**yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise StudyError(f"{path}{yaml_fault(error)}") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         known = ", ".join(f.name for f in fields(Study))
         raise StudyError(f"{path}: {' '.join(str(error).split())}; a study has the keys {known}") from error
     if bool(study.grid) == bool(study.variants):

@@ -75,7 +75,7 @@ def keep(evaluation: Path, run: Path | None, about: About, target: Path) -> list
         write_metrics(place, settings, samples)
     if record:
         kept = without_paths({key: record[key] for key in RECORDED if key in record})
-        atomic.write_json(target / lineage.RUN_FILE, kept)
+        jsonl.write_sealed(target / lineage.RUN_FILE, kept)
     atomic.write_json(target / ABOUT_FILE, asdict(about))
     return places
 
