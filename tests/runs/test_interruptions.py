@@ -6,24 +6,20 @@ Servers are in test_servers_end.py.
 import functools
 import hashlib
 import itertools
-import os
 import random
 import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
-from conftest import REPOSITORY, script_environment
+from ending import crowd, hears, left_after, start
 from every_command import COMMANDS, World
 
 pytestmark = pytest.mark.slow
-MARK = "POSTTRAIN_TEST_MARK"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-STARTED = 2.0  # seconds after which a command hears signals itself
 ALL = list(itertools.product(COMMANDS, SIGNALS))
 DRAWN = random.Random(20).sample(ALL, 4)  # in `make test`; `make test-all` tries every command with every signal
 CASES = [pytest.param(*case, marks=[] if case in DRAWN else pytest.mark.exhaustive) for case in ALL]
@@ -31,39 +27,9 @@ ONCE = ("merge",)  # refuse a directory that is there
 KEPT = ("*.parquet", "*.safetensors", "samples.jsonl", "guard.jsonl", "index.html", "*.svg")
 
 
-def start(command: list[str], mark: str) -> subprocess.Popen[str]:
-    launched = "accelerate.commands.launch" in command
-    environment = script_environment(None if launched else "accelerate_configs/cpu.yaml") | {MARK: mark}
-    return subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, text=True, start_new_session=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def marked(mark: str) -> Iterator[psutil.Process]:
-    """Processes that a command started, wherever they ended up."""
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
-        except psutil.Error:
-            continue
-
-
 def ended_by(signum: signal.Signals) -> tuple[str, str]:
     """How the last line of such a command begins; a trainer that takes steps saves first."""
     return f"interrupted by {signum.name}", f"left upon {signum.name}"
-
-
-def left_after(mark: str, seconds: float) -> list[str]:
-    """What is still there after so many seconds; it is killed."""
-    deadline = time.monotonic() + seconds
-    while (left := list(marked(mark))) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    names = [" ".join(process.cmdline())[:120] for process in left]
-    for process in left:
-        process.kill()
-    return names
 
 
 def results(out: Path) -> dict[str, str]:
@@ -112,15 +78,15 @@ def test_a_signal_leaves_nothing_behind_and_costs_no_byte(name, signum, world, w
     moment = random.uniform(0.05, 0.95) * took
     print(f"{name}: {signum.name} after {moment:.2f} of {took:.2f} s")
     time.sleep(moment)
-    began = time.monotonic()
+    began, heard = time.monotonic(), hears(process) and signum != signal.SIGKILL
     process.send_signal(signum)
-    crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # the five seconds are those of an idle machine
-    process.wait(timeout=5 * crowd)
-    assert left_after(mark, 5 * crowd - (time.monotonic() - began)) == []
-    errors = process.stderr.read()
+    patience = 5 * crowd()
+    process.wait(timeout=patience)
+    assert left_after(mark, patience - (time.monotonic() - began)) == []
+    errors, done = process.stderr.read(), results(tmp_path) == expected
     alone = "accelerate.commands.launch" not in command  # a launcher has words of its own
-    done = results(tmp_path) == expected
-    if alone and moment > STARTED * crowd and signum != signal.SIGKILL and not (done and process.returncode == -signum):
+    ended = done and process.returncode == -signum  # whose work is done leaves its signals to the system
+    if alone and heard and not ended:
         assert process.returncode in (0, 75, 128 + signum), errors[-2000:]
         assert "Traceback" not in errors, errors[-2000:]
         assert process.returncode == 0 or errors.splitlines()[-1].startswith(ended_by(signum))
