@@ -12,6 +12,7 @@ import yaml
 from conftest import run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from posttrain.errors import PosttrainError
 from posttrain.evaluation import results
@@ -25,6 +26,7 @@ from posttrain.report.html_page import distinct_labels
 from posttrain.report.measures import fifths
 from posttrain.report.memory_banks import read_bank_evaluations
 from posttrain.report.questions import Answers, Question, spread
+from posttrain.report.round_figure import save
 from posttrain.report.training_figures import draw_training
 
 VOID = {"meta", "link", "br", "input"}
@@ -369,3 +371,13 @@ def test_nothing_is_wider_than_the_page(page, browser, tmp_path, width, tables):
     command = [*browser, f"--user-data-dir={tmp_path}", f"--window-size={width},1200", "--dump-dom"]
     done = subprocess.run([*command, f"file://{tmp_path}/measured.html"], capture_output=True, text=True, timeout=120)
     assert re.search(rf'<body data-page="false" data-tables="{tables}">', done.stdout)
+
+
+def test_the_same_figure_is_the_same_bytes(tmp_path):
+    for name in "ab":
+        figure = Figure()
+        figure.subplots().fill_between([0, 1, 2], [0, 1, 0], [1, 2, 1], alpha=0.3)
+        (tmp_path / name).mkdir()
+        save(figure, tmp_path / name, "curves")
+    for file in ("curves.svg", "curves.png"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()

@@ -29,7 +29,13 @@ def draw_rounds(records: list[dict[str, Any]], out: Path) -> list[Path]:
     right.set(xlabel="round", ylabel="share in %", xticks=numbers[1:], ylim=(0, 105))
     if sampled:
         right.legend(frameon=False)
-    files = [out / "rounds.svg", out / "rounds.png"]
-    for file in files:
-        figure.savefig(file, dpi=120)
+    return save(figure, out, "rounds")
+
+
+def save(figure: Figure, out: Path, name: str) -> list[Path]:
+    """A figure as SVG and PNG without a date or names made up by chance: the same figures are the same bytes."""
+    files = [out / f"{name}.svg", out / f"{name}.png"]
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(files[0], dpi=120, metadata={"Date": None})
+        figure.savefig(files[1], dpi=120)
     return files

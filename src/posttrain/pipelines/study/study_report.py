@@ -12,6 +12,7 @@ from posttrain.evaluation.comparison import compare, holm, mcnemar
 from posttrain.evaluation.estimates import in_percent, wilson_interval
 from posttrain.evaluation.results import METRICS_FILE, read_metrics
 from posttrain.pipelines.study.study import BASE, Study, evaluation_directory, points
+from posttrain.report.round_figure import save
 
 matplotlib.use("Agg")  # files only, no display
 CURVES = {  # figure title: key of a point
@@ -166,5 +167,4 @@ def draw(cells: dict[str, Any], out: Path) -> None:
         axes.set(xlabel="step", title=title)
         axes.grid(alpha=0.3)
     grid[0][0].legend(frameon=False, fontsize=7)
-    for suffix in ("svg", "png"):
-        figure.savefig(out / f"curves.{suffix}", dpi=120)
+    save(figure, out, "curves")
