@@ -21,6 +21,7 @@ from posttrain.locks import lock
 from posttrain.models.source import check_model, evaluation_name
 from posttrain.recipe.reader import read_recipe
 from posttrain.recipe.sampling_options import EvalOptions
+from posttrain.report.cards import run_card
 
 if TYPE_CHECKING:
     from posttrain.evaluation.settings import Asked
@@ -51,6 +52,7 @@ def main() -> None:
         wanted = [settings.evaluation_settings(one, described, options, sampler) for one in asked]
         finished = [evaluate(*one, sampler, output_dir) for one in zip(asked, wanted, strict=True)]
     say(results.table(finished))
+    run_card.update(Path(options.model), finished)
 
 
 def evaluate(asked: "Asked", settings: dict[str, Any], sampler: "Sampler", output_dir: Path) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def copy_model(checkpoint: Path, directory: Path) -> None:
 def publish(unfinished: Path, final: Path, closed: dict[str, Any]) -> None:
     """Put the record into a written directory, mark it whole, and give it its name."""
     (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same in text
+    (unfinished / "README.md").unlink(missing_ok=True)  # peft's; the run card takes its place, outside the mark
     write_both_forms(unfinished)
     jsonl.write_sealed(unfinished / lineage.LINEAGE_FILE, closed)
     checkpoints.mark_complete(unfinished)
