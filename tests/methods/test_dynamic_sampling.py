@@ -13,7 +13,7 @@ from scripted_grpo import GRADER, RIGHT, UNDECIDED, WRONG, build
 
 from posttrain.errors import PosttrainError
 from posttrain.methods.grpo import rounds
-from posttrain.methods.grpo.dynamic_sampling import REASONS, ChosenQuestions, DynamicSampling, account
+from posttrain.methods.grpo.dynamic_sampling import REASONS, ChosenQuestions, DynamicSampling, account, number_to_ask
 from posttrain.methods.grpo.questions import Questions, chance_of_all, chance_of_signal, uniform
 
 SIZE, PLACES = 8, 2  # of scripted_grpo: sixteen completions of two questions
@@ -181,6 +181,14 @@ def test_the_chance_of_a_signal_is_that_of_the_posterior(right, wrong, group):
     expected = 1 - float((density * (p**group + (1 - p) ** group)).sum() / density.sum())
     assert chance_of_signal(right, wrong, group) == pytest.approx(expected, abs=2e-4)
     assert 0 < chance_of_signal(right, wrong, group) < 1 and chance_of_all(a, b, 0) == 1
+
+
+@given(*[st.integers(1, 64)] * 2, st.integers(2, 16), st.integers(1, 16))
+def test_processes_have_equally_many_completions_and_few_questions_too_many(free, waiting, size, processes):
+    number = number_to_ask(free, waiting, size, processes)
+    assert number * size % processes == 0 and number <= waiting
+    whole = next(n for n in range(1, 17) if n * size % processes == 0)
+    assert number < free + whole and (number >= free or waiting - number < whole)
 
 
 def test_draws_are_spread_evenly():

@@ -11,11 +11,12 @@ from datasets import Dataset
 from scripted_grpo import RIGHT, WRONG
 from tiny_trainer import CONFIGS
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-from trl import DistillationConfig, DPOConfig, RewardConfig, SFTConfig
+from trl import DistillationConfig, DPOConfig, KTOConfig, RewardConfig, SFTConfig
 
 from posttrain.data.encode import Encoding, encode_each, load_tokenizer
 from posttrain.methods.distill import OfflineDistiller, OnPolicyDistiller
 from posttrain.methods.dpo import PairTrainer
+from posttrain.methods.kto import OutcomeTrainer, with_others_answers
 from posttrain.methods.reward_model import PairwiseTrainer, padding_beside_the_end
 from posttrain.methods.sft import RecipeTrainer
 from posttrain.training.losses import DistillationLoss, PairwiseLoss
@@ -104,6 +105,26 @@ def test_the_mask_of_dpo(model, tokenizer, tmp_path):
     batch = next(iter(trainer.get_train_dataloader()))
     lengths = [len(row.ids) for row in encoded(tokenizer) for _ in range(2)]
     assert_ends_alone_count(batch["input_ids"], batch["completion_mask"].bool(), lengths, tokenizer.eos_token_id)
+
+
+def test_the_mask_of_kto(model, tokenizer, tmp_path):
+    rows = encoded(tokenizer)
+    data = [
+        {
+            "prompt_ids": row.ids[: row.n_prompt].tolist(),
+            "completion_ids": row.ids[row.n_prompt :].tolist(),
+            "label": i == 0,
+        }
+        for i, row in enumerate(rows)
+    ]
+    trainer = OutcomeTrainer(
+        model=str(model), args=KTOConfig(output_dir=str(tmp_path), **OPTIONS), processing_class=tokenizer,
+        train_dataset=Dataset.from_list(with_others_answers(data, 2)),
+    )  # fmt: skip
+    batch = next(iter(trainer.get_train_dataloader()))
+    for name, lengths in (("", [len(row.ids) for row in rows]), ("KL_", [len(row.ids) for row in reversed(rows)])):
+        counted = batch[f"{name}completion_mask"].bool()
+        assert_ends_alone_count(batch[f"{name}input_ids"], counted, lengths, tokenizer.eos_token_id)
 
 
 def test_a_reward_model_reads_its_score_at_the_end(model, tokenizer, tmp_path):

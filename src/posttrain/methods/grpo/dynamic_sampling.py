@@ -127,7 +127,9 @@ class DynamicSampling(ChosenQuestions):
         before = {name: len(values) for name, values in trainer._metrics["train"].items()}
         groups: list[Group] = []
         kept, skipped, sizes, free = [], [], [], self.places
-        while free and len(sizes) < self.max_batches and (asked := self._fresh(free)):
+        while free and len(sizes) < self.max_batches:
+            if not (asked := self.questions.draw(self._number(free))):
+                break
             scored, found = self.ask(asked)
             sizes.append(len(asked))
             chosen = [i for i, group in enumerate(found) if group.outcome == SIGNAL][:free]
@@ -142,14 +144,17 @@ class DynamicSampling(ChosenQuestions):
         empty = rounds.rows_of(rounds.join(skipped, per_token), range(free), size)
         return rounds.share_of(rounds.join([*kept, rounds.without_loss(empty)], per_token), trainer.accelerator)
 
-    def _fresh(self, free: int) -> list[dict[str, Any]]:
-        """Questions for the free places, or a few more, so that processes have equally many completions; none where
-        the step has asked all.
-        """
+    def _number(self, free: int) -> int:
         processes = self.trainer.accelerator.num_processes
-        whole = processes // math.gcd(processes, self.trainer.num_generations)
-        left = len(self.questions.waiting) // whole * whole
-        return self.questions.draw(min(-(-free // whole) * whole, left))
+        return number_to_ask(free, len(self.questions.waiting), self.trainer.num_generations, processes)
+
+
+def number_to_ask(free: int, waiting: int, size: int, processes: int) -> int:
+    """Questions for the free places, or a few more, so that processes have equally many completions; 0 where so many
+    are not waiting any more.
+    """
+    whole = processes // math.gcd(processes, size)
+    return min(-(-free // whole), waiting // whole) * whole
 
 
 def outcome(differs: bool, right: int, undecided: int, size: int) -> str:
