@@ -19,8 +19,13 @@ def start(command: list[str], mark: str, **environment: str) -> subprocess.Popen
     own = script_environment(None if launched else "accelerate_configs/cpu.yaml") | {MARK: mark} | environment
     return subprocess.Popen(
         command, cwd=REPOSITORY, env=own, text=True, start_new_session=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c,
     )  # fmt: skip
+
+
+def hear_ctrl_c() -> None:
+    """A shell starts what it puts into the background deaf to Ctrl-C, and a command leaves it at that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def marked(mark: str) -> Iterator[psutil.Process]:

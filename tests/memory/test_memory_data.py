@@ -129,6 +129,19 @@ def test_questions_with_options_are_asked_as_published(tmp_path):
     assert (only.content, only.answer, only.choices) == ("q", "a", [])
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{"options": 0.5}, {"options": ["A:x"]}, {"choices": 3}, {"choices": {"a": 1}}, {"question": "\ud800"},
+     {"correct_answer": ""}, {"choices": ["\udfff"]}, {"correct_answer": 7}],
+    ids=str,
+)  # fmt: skip
+def test_a_question_with_an_odd_field_is_none(odd, tmp_path):
+    target = {"question": "Where?", "options": "A:here,B:there", "correct_answer": "A:here"}
+    (tmp_path / "a.json").write_text(json.dumps([{"target": [target]}, {"target": [target | odd]}]))
+    with pytest.raises(PosttrainError, match=r"a\.json: item 2: expected a target with question and correct_answer"):
+        list(read_questions(tmp_path / "a.json"))
+
+
 @pytest.mark.parametrize("name, content", [("a.json", "[{}]"), ("a.jsonl", "{}"), ("a.jsonl", "x"), ("a.json", "x")])
 def test_a_file_of_no_questions_is_refused(tmp_path, name, content):
     (tmp_path / name).write_text(content)

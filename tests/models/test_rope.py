@@ -59,6 +59,18 @@ def test_we_read_what_transformers_builds(tmp_path, keys, theta, source):
     assert live_theta(built(directory)) == pytest.approx(theta, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{"rope_parameters": 0.5}, {"rope_scaling": [1]}, {"rope_parameters": "linear"}, {"rope_scaling": {"type": 3}},
+     {"rope_parameters": {"rope_theta": "1e4"}}, {"rope_theta": True}],
+    ids=str,
+)  # fmt: skip
+def test_a_config_with_an_odd_rope_is_one_line(tmp_path, odd):
+    with pytest.raises(RopeError, match=r"config\.json: rope_\w+.*expected") as raised:
+        read_rope(config_file(tmp_path / "m", **odd))
+    assert "\n" not in str(raised.value)
+
+
 def test_forms_that_disagree_are_refused_where_transformers_chooses_in_silence(tmp_path):
     directory = config_file(tmp_path / "m", rope_parameters=FULL, rope_theta=1e6)
     assert live_theta(built(directory)) == pytest.approx(3e5, rel=1e-4)

@@ -38,6 +38,11 @@ class Rope:
     source: str  # `rope_parameters`, `rope_theta`, `both` or `default`
 
 
+def rope_type(parameters: dict[str, Any]) -> Any:
+    """The type of scaling that a config names, by its key of today or of before."""
+    return parameters.get("rope_type", parameters.get("type", "default"))
+
+
 def read_rope(directory: Path) -> Rope:
     """What a directory's config.json says, read as JSON; raises RopeError where its two forms disagree."""
     path = directory / "config.json"
@@ -45,7 +50,9 @@ def read_rope(directory: Path) -> Rope:
         raise RopeError(f"{path}: missing; expected a model directory")
     config = jsonl.read_object(path, CONFIG, RESTORE) or {}
     nested = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    top, inner = config.get("rope_theta"), nested.get("rope_theta") if isinstance(nested, dict) else nested
+    if fault := jsonl.mismatch(nested, {}) or jsonl.mismatch(rope_type(nested), str):
+        raise RopeError(f"{path}: rope_parameters: {fault}; {RESTORE}")
+    top, inner = config.get("rope_theta"), nested.get("rope_theta")
     if fault := jsonl.mismatch([top, inner], [(float, type(None))]):
         raise RopeError(f"{path}: rope_theta{fault}; {RESTORE}")
     if top is not None and inner is not None and top != inner:
@@ -54,7 +61,7 @@ def read_rope(directory: Path) -> Rope:
     theta = inner if inner is not None else top
     return Rope(
         rope_theta=float(DEFAULT_THETA if theta is None else theta),
-        rope_type=nested.get("rope_type", nested.get("type", "default")),
+        rope_type=rope_type(nested),
         max_position_embeddings=config["max_position_embeddings"],
         source="default" if theta is None else source,
     )

@@ -14,6 +14,7 @@ from posttrain.data.traces.shapes import Shape, ShapeError, read_trace
 from posttrain.errors import PosttrainError
 
 OPTION = re.compile(r"([A-Z]):(.*)", re.DOTALL)
+SURROGATE = re.compile("[\ud800-\udfff]")
 NEXT_OPTION = re.compile(r",(?=[A-Z]:)")
 
 
@@ -71,16 +72,24 @@ def question_of(item: Any) -> Question | None:
     targets = item.get("target") if isinstance(item, dict) else None
     target = targets[0] if isinstance(targets, list) and targets and isinstance(targets[0], dict) else {}
     asked, answer, options = (target.get(key) for key in ("question", "correct_answer", "options"))
-    if not all(isinstance(value, str) and value for value in (asked, answer)):
+    listed = target.get("choices") or []
+    if not isinstance(listed, list) or not all(map(_is_text, (asked, answer, options or "", *map(str, listed)))):
+        return None
+    if not asked or not answer:
         return None
     content = asked
-    choices = [str(choice) for choice in target.get("choices") or []]
+    choices = [str(choice) for choice in listed]
     if options:
         turns = conversation(item)
         content = turns["conversations"][0]["content"] if turns else asked
         letters = [f"{chr(ord('A') + i)}:{choice}" for i, choice in enumerate(choices)]
         choices = letters or NEXT_OPTION.split(options)
     return Question(row_id(content, answer), content, answer, choices, str(target.get("uuid") or ""))
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value of JSON is text that can be written: not half a surrogate pair."""
+    return isinstance(value, str) and not SURROGATE.search(value)
 
 
 def _conversation_question(line: bytes, where: str) -> Question:
