@@ -63,7 +63,7 @@ def main() -> None:
     with WorkerSampler(checkpoint, "auto", given.batch_size, Share(given.workers, 1)) as sampler:
         shared, samples = timed(f"{given.workers} processes of 1 thread", sampler, asked)
         for worker in sampler.workers:
-            memory = psutil.Process(worker.process.pid).memory_full_info()
+            memory = psutil.Process(worker.pid).memory_full_info()
             print(f"  {worker.name}: {memory.rss / 2**20:,.0f} MiB resident, {memory.pss / 2**20:,.0f} MiB PSS")
     torch.set_num_threads(1)
     here = HfSampler(pack_weights(load_model(checkpoint, "auto")), checkpoint.tokenizer, given.batch_size)

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -108,6 +110,14 @@ def test_two_processes_give_the_samples_of_one(asked):
     assert not sampler.workers
 
 
+def all_gone(pids: list[int]) -> bool:
+    """Whether no such process is left, a moment after its parent was killed."""
+    deadline = time.monotonic() + 5
+    while (left := [pid for pid in pids if psutil.pid_exists(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not left
+
+
 def fail(sampler, piece, tick):
     yield piece
     raise ValueError("no such\nthing")
@@ -127,20 +137,20 @@ def die(sampler, piece, tick):
 )
 def test_a_process_that_fails_or_dies_is_named_in_one_line_and_the_others_end(function, said, asked):
     with two(asked[0]) as sampler:
-        children = [worker.process for worker in sampler.workers]
+        children = [worker.pid for worker in sampler.workers]
         with pytest.raises(PosttrainError, match=said):
             list(sampler.over(function, [1, 2], print))
-        assert not any(child.is_alive() for child in children)
+        assert all_gone(children)
 
 
 def test_who_leaves_early_leaves_no_process(asked):
     checkpoint, prompts, decoding = asked
     sampler = two(checkpoint)
-    children = [worker.process for worker in sampler.workers]
+    children = [worker.pid for worker in sampler.workers]
     samples = sampler.sample(prompts, decoding)
     assert isinstance(next(samples), Sample)
     samples.close()
-    assert not any(child.is_alive() for child in children)
+    assert all_gone(children)
 
 
 def test_weights_that_cannot_be_loaded_are_one_line(tmp_path, asked):

@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 
 from posttrain.errors import PosttrainError
-from posttrain.generation.packed_weights import packs
 from posttrain.generation.slots import cache_width
 from posttrain.generation.stretches import number_of_stretches
 from posttrain.hardware import busy_cores, free_cores, free_memory, usable_cores
@@ -47,7 +46,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Weight:
-    """What one more process takes: bytes of weights that all map from one file, and bytes of its own."""
+    """What processes take: bytes of weights, which they share, and bytes that each has for itself."""
 
     shared: int
     own: int
@@ -81,13 +80,12 @@ def share_cpu(stretches: int, cores: int, threads: int, memory: int, weight: Wei
 
 
 def weigh(work: Work, checkpoint: Checkpoint, dtype: str, batch_size: int, parameters: int) -> Weight:
-    """What the processes will take; weights are copied where they are packed or their dtype changes."""
+    """What the processes will take on a CPU, where all of them have the weights of one."""
     stored = checkpoint.config.dtype or torch.float32
     kind = stored if dtype == "auto" else getattr(torch, dtype)
     width = cache_width(work.longest + work.max_new_tokens)
     own = batch_size * width * cache_bytes_per_token(checkpoint.config, kind) + PROCESS_BYTES
-    weights = parameters * kind.itemsize
-    return Weight(weights, own) if kind == stored and not packs(kind) else Weight(0, own + weights)
+    return Weight(parameters * kind.itemsize, own)
 
 
 def own_threads() -> int:
