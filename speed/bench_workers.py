@@ -26,15 +26,21 @@ from posttrain.models.loading import load_model, read_checkpoint
 from posttrain.recipe.sampling_options import EvalOptions
 
 
-def timed(name: str, sampler: StretchSampler, asked: Asked) -> tuple[float, list[Sample]]:
-    """Seconds and samples, after one prompt to warm up."""
+def timed(name: str, sampler: StretchSampler, asked: Asked, pids: list[int]) -> tuple[float, list[Sample]]:
+    """Seconds and samples, after one prompt to warm up; the processes `pids` did it."""
     list(sampler.sample(asked.ids[:1], asked.decoding))
-    began = time.perf_counter()
+    began, used = time.perf_counter(), cpu_seconds(pids)
     samples = sorted(sampler.sample(asked.ids, asked.decoding), key=lambda sample: sample.index)
-    seconds = time.perf_counter() - began
+    seconds, used = time.perf_counter() - began, cpu_seconds(pids) - used
     tokens = sum(sample.tokens for sample in samples)
-    print(f"{name}: {seconds:.1f} s, {tokens:,} tokens, {tokens / seconds:,.0f} tokens/s", flush=True)
+    rates = f"{tokens / seconds:,.0f} tokens/s, {tokens / used:,.0f} a CPU second"
+    print(f"{name}: {seconds:.1f} s, {used:.1f} CPU s, {tokens:,} tokens, {rates}", flush=True)
     return seconds, samples
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return sum(time.user + time.system for time in times)
 
 
 def agreement(samples: list[Sample], others: list[Sample]) -> str:
@@ -61,17 +67,18 @@ def main() -> None:
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; {len(asked.ids)} questions", flush=True)
 
     with WorkerSampler(checkpoint, "auto", given.batch_size, Share(given.workers, 1)) as sampler:
-        shared, samples = timed(f"{given.workers} processes of 1 thread", sampler, asked)
+        pids = [worker.pid for worker in sampler.workers]
+        shared, samples = timed(f"{given.workers} processes of 1 thread", sampler, asked, pids)
         for worker in sampler.workers:
             memory = psutil.Process(worker.pid).memory_full_info()
             print(f"  {worker.name}: {memory.rss / 2**20:,.0f} MiB resident, {memory.pss / 2**20:,.0f} MiB PSS")
     torch.set_num_threads(1)
     here = HfSampler(pack_weights(load_model(checkpoint, "auto")), checkpoint.tokenizer, given.batch_size)
-    alone, wanted = timed("1 process of 1 thread", here, asked)
+    alone, wanted = timed("1 process of 1 thread", here, asked, [os.getpid()])
     print(f"  {alone / shared:.2f} times as fast in {given.workers} processes; {agreement(wanted, samples)}")
     if given.threads:
         torch.set_num_threads(given.workers)
-        seconds, others = timed(f"1 process of {given.workers} threads", here, asked)
+        seconds, others = timed(f"1 process of {given.workers} threads", here, asked, [os.getpid()])
         print(f"  {seconds / shared:.2f} times as fast in {given.workers} processes; {agreement(wanted, others)}")
 
 
