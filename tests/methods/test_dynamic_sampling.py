@@ -14,6 +14,7 @@ from scripted_grpo import GRADER, RIGHT, UNDECIDED, WRONG, build
 from posttrain.errors import PosttrainError
 from posttrain.methods.grpo import rounds
 from posttrain.methods.grpo.dynamic_sampling import REASONS, ChosenQuestions, DynamicSampling, account, number_to_ask
+from posttrain.methods.grpo.micro_batches import micro_batches
 from posttrain.methods.grpo.questions import Questions, chance_of_all, chance_of_signal, uniform
 
 SIZE, PLACES = 8, 2  # of scripted_grpo: sixteen completions of two questions
@@ -102,6 +103,32 @@ def test_a_run_without_anything_to_learn_ends_and_says_what_was_left(trainer, ca
     assert trainer.ended is None
     generate(trainer, answers, 1)  # the third was not asked
     assert trainer.ended is None
+
+
+@pytest.mark.parametrize("mode", ["token_truncate", "sequence_mask"])
+def test_rounds_of_a_server_keep_what_its_log_probabilities_correct(trainer, monkeypatch, mode):
+    """As with vLLM, whose log-probabilities come with the completions; there is no server behind it."""
+    sample = trainer._generate_single_turn
+
+    def with_log_probabilities(*arguments: Any, **options: Any) -> tuple[list[list[int]], list[list[float]]]:
+        ids, _ = sample(*arguments, **options)
+        return ids, [[-1.0 - 0.01 * i for i in range(len(one))] for one in ids]
+
+    monkeypatch.setattr(trainer, "_generate_single_turn", with_log_probabilities)
+    settings = {"use_vllm": True, "vllm_mode": "server", "vllm_importance_sampling_correction": True}
+    for name, value in {**settings, "vllm_importance_sampling_mode": mode, "canary_tolerance": 1e9}.items():
+        monkeypatch.setattr(trainer, name, value, raising=name != "vllm_mode")
+    scored, sampling = generate(trainer, {f"q{i}": "mixed" if i > 2 else "wrong" for i in range(6)}, 4)
+    assert sampling.questions.totals["trained"] == PLACES
+    shape, ratio = scored["completion_ids"].shape, scored["importance_sampling_ratio"]
+    assert ratio.shape == (shape if mode.startswith("token") else (shape[0], 1))
+    assert scored["sampling_per_token_logps"].shape == scored["old_per_token_logps"].shape == shape
+    lengths = scored["completion_mask"].sum(1)
+    for row, length in zip(scored["sampling_per_token_logps"], lengths.tolist(), strict=True):
+        assert row[:length].tolist() == pytest.approx([-1.0 - 0.01 * i for i in range(length)])
+    monkeypatch.setattr(trainer, "current_gradient_accumulation_steps", 4, raising=False)  # set as a run begins
+    for batch in micro_batches(scored, 4, 4):
+        assert trainer.compute_loss(trainer.model, batch).isfinite()
 
 
 def test_chosen_questions_that_are_not_replaced_train_as_they_are(trainer):
