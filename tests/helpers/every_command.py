@@ -106,7 +106,7 @@ def expert_iteration(world: World, out: Path) -> list[str]:
     values = {
         "dataset_name": world.data / "tiny_math", "output_dir": out / "run", "model_name_or_path": BASE, **SAMPLED,
         "num_rounds": 1, "limit": 4, "benchmarks": "tiny_1step", "data_dir": world.data, "accept": "best",
-        "select": "first",
+        "select": "all_correct",
     }  # fmt: skip
     return script("src/expert_iteration.py", "recipes/tiny_ei.yaml", **values)
 
