@@ -103,6 +103,15 @@ def test_odd_files_are_one_line(result, name, content, marked):
             assert str(result) in str(error)
 
 
+@pytest.mark.parametrize("samples", [10**30, 10**12, 3, 0, -1])
+def test_any_number_of_samples_that_settings_name_is_read_or_refused_at_once(result, samples):
+    decoding = {**SETTINGS["decoding"], "num_samples": samples}
+    (old(result) / "settings.json").write_text(json.dumps({**SETTINGS, "decoding": decoding}))
+    if samples > SAMPLES:
+        with pytest.raises(ResultError, match=r"question q0, sample 2: there 0 times, expected once"):
+            read_samples(result)
+
+
 def test_metrics_alone_are_made_again_by_score(result):
     (result / "metrics.json").write_text("{}")
     with pytest.raises(PosttrainError, match=r"make it again: python src/score\.py"):

@@ -141,12 +141,12 @@ def read_samples(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]
     samples = jsonl.read_lines(path, GRADED, remedy)
     per_question = settings["decoding"]["num_samples"]
     counted = Counter((sample["id"], sample["sample"]) for sample in samples)
-    questions = {sample["id"] for sample in samples}
-    expected = {(question, number) for question in questions for number in range(per_question)}
-    if wrong := sorted({*expected - set(counted), *(place for place, n in counted.items() if n > 1)}):
-        (question, number), n = wrong[0], counted[wrong[0]]
-        where = f"{path}: question {question}, sample {number}"
-        raise ResultError(f"{where}: there {n} times, expected once; {remedy}")
+    questions = sorted({sample["id"] for sample in samples})
+    twice = (place for place in sorted(counted) if counted[place] > 1)
+    missing = ((question, k) for question in questions for k in range(per_question) if (question, k) not in counted)
+    if wrong := next(twice, None) or next(missing, None):  # the first that is missing: nobody knows how many there are
+        where = f"{path}: question {wrong[0]}, sample {wrong[1]}"
+        raise ResultError(f"{where}: there {counted[wrong]} times, expected once; {remedy}")
     if len(samples) != settings["expected_samples"]:
         expected_samples = settings["expected_samples"]
         raise ResultError(f"{path}: has {len(samples)} samples, expected {expected_samples}; {remedy}")
