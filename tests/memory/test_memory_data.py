@@ -263,3 +263,11 @@ def test_losses_look_at_the_answer_without_its_end_and_at_rows_that_are_known(tm
     torch.testing.assert_close(figures["loss_router"], expected)
     nothing = auxiliary(readings, torch.ones(3, 4, dtype=torch.bool), facts & False, torch.tensor([3, 7, -1]))
     assert nothing["loss_router"].item() == nothing["hit_rate"].item() == 0.0
+
+
+@pytest.mark.parametrize("config", [{"a\nb": 1}, {"layers": 3}, {"layers": [0], "x" * 10_000: 1}, [], None])
+def test_a_description_that_is_none_is_one_line(tmp_path, config):
+    (tmp_path / "memory.json").write_text(json.dumps({"config": config}))
+    with pytest.raises(PosttrainError, match="not the description of a memory") as raised:
+        read_description(tmp_path)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000

@@ -47,7 +47,8 @@ def read_description(directory: Path) -> dict[str, Any]:
         config = description["config"]
         description["config"] = MemoryConfig(**{**config, "layers": tuple(config["layers"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MemoryFault(f"{path}: not the description of a memory ({error}); expected final/ of a run") from error
+        reason = " ".join(str(error).split())[:300]  # a key of the file may stand in it
+        raise MemoryFault(f"{path}: not the description of a memory ({reason}); expected final/ of a run") from error
     return description
 
 
