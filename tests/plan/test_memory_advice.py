@@ -59,7 +59,7 @@ def test_activations_are_those_of_the_formula():
     assert RUN.saved == 8 * 4096 * 28 * per_layer
     assert replace(RUN, checkpointing=True).saved == 8 * 4096 * 28 * 4 * 1536
     assert replace(RUN, checkpointing=True).work - RUN.work == 8 * 4096 * per_layer
-    assert replace(RUN, head=WHOLE).loss == 8 * 4096 * 151936 * (2 + 12)
+    assert replace(RUN, head=WHOLE).loss == 8 * 4096 * 151936 * 12
     eager = replace(changed(RUN, packed=False, attention="eager"))
     scores = 8 * 4096 * 28 * (12 * 4096 * 6 + 2 * 2 * (1536 - 256) - 4 * 12)
     assert eager.saved - RUN.saved == scores + 8 * 4096 * 4096 * 2  # and a mask that all layers share

@@ -94,9 +94,12 @@ def layer_work(shape: Shape, precision: Precision, batch: Batch) -> float:
     return max(inside, (SOFTMAX_BACKWARD - given_back) * shape.heads * batch.span)
 
 
-def whole_logits(shape: Shape, precision: Precision) -> float:
-    """A loss on all logits, at its largest, for a token: they, and in float32 log-softmax and two gradients of it."""
-    return shape.vocabulary * (precision.activation + 3 * FLOAT32)
+def whole_logits(shape: Shape) -> float:
+    """A loss on all logits, at its largest, for a token: log-softmax and two gradients, all in float32.
+
+    The logits themselves are gone by then, as log-softmax saves its result alone.
+    """
+    return 3 * FLOAT32 * shape.vocabulary
 
 
 def fused_head(shape: Shape, precision: Precision, tokens: int) -> float:

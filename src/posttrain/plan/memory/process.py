@@ -128,7 +128,7 @@ class Sizes:
         tokens = self.batch.tokens
         if self.head == FUSED:
             return fused_head(self.shape, self.precision, tokens) + tokens * self.head_bytes
-        whole = 0 if self.head == NO_HEAD else whole_logits(self.shape, self.precision)
+        whole = 0 if self.head == NO_HEAD else whole_logits(self.shape)
         return tokens * (whole + self.head_bytes)
 
     @property
