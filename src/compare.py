@@ -25,7 +25,7 @@ def main() -> None:
         "--flips", type=bounded(0), default=0, help="changed answers to show per benchmark and direction"
     )
     parser.add_argument("--lengths", action="store_true", help="accuracy by the length of the answer, in A's bins")
-    parser.add_argument("--agreement", type=int, metavar="N", help="answer by answer, and N that part")
+    parser.add_argument("--agreement", type=bounded(0), metavar="N", help="answer by answer, and N that part")
     parser.add_argument("--shared", action="store_true", help="on the questions both answered, where limit differs")
     arguments = parser.parse_args()
 

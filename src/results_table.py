@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from posttrain import atomic
-from posttrain.errors import ArgumentParser, PosttrainError, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, bounded, run_script
 from posttrain.report.kept import keep, table
 
 
@@ -54,7 +54,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--title", help="its line in the table")
     parser.add_argument("--base", metavar="NAME", help="kept run that it started from, and is compared with")
     parser.add_argument("--run", type=Path, help="outputs/<run> that trained the weights")
-    parser.add_argument("--hours", type=float, help="wall-clock hours; of run.json or seconds.jsonl without it")
+    hours = "wall-clock hours; of run.json or seconds.jsonl without it"
+    parser.add_argument("--hours", type=bounded(0, kind=float), help=hours)
     parser.add_argument("--command", help="command of the table; that of run.json without it")
     arguments = parser.parse_args()
     if arguments.keep and not (arguments.name and arguments.title):
