@@ -240,6 +240,11 @@ def test_every_expression_is_linear(piece):
     assert time.process_time() - began < 30.0
 
 
+def test_no_group_is_possessive():
+    """Before Python 3.11.5 such a group could lose its last characters: a `\\[72\\]` read as `\\`."""
+    assert [p.pattern for p in patterns() if re.search(r"(?<!\\)\)(?:[*+?]|\{\d*,?\d*\})\+", p.pattern)] == []
+
+
 @pytest.mark.parametrize(
     "completion",
     ["#### 1" + " " * 60_000 + "x", "The answer is 1" + " " * 60_000 + "x", "Answer:" + "\n" * 60_000 + "x",

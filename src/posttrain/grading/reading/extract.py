@@ -25,7 +25,7 @@ PHRASE = re.compile(
 HEADING = re.compile(
     r"^[ \t]{0,9}[#*_]{0,6}[ \t]{0,9}(?:the )?(?:final )?answers?[*_]{0,3}[ \t]{0,9}:?[*_]{0,3}[ \t]*$", re.I | re.M
 )
-DISPLAY = re.compile(r"\\\[(?:(?!\\[\[\]]).)*+\\\]|\$\$[^$]*+\$\$", re.DOTALL)
+DISPLAY = re.compile(r"\\\[[^\\]*+(?:\\(?![\[\]])[^\\]*+)*\\\]|\$\$[^$]*+\$\$", re.DOTALL)
 MAX_MARKS = 50  # that are tried, from the last
 TAGS = ("answer", "ANSWER", "Answer")
 

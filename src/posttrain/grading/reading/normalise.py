@@ -40,7 +40,7 @@ DELIMITERS = re.compile(r"\\?\$|€|£|¥|₹|(?<!\\)\\[()\[\]]|\\pounds(?![a-z]
 CURRENCY = re.compile(r"([+-]?) ?(\\?\$|€|£|¥) ?([+-]?[\d.,]*\d)")
 CURRENCIES = {"$": "dollars", "€": "euros", "£": "pounds sterling", "¥": "yuan"}
 UNPRINTED_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
-NUMBER = r"[+-]?(?:\d(?:[\d,./]| (?=\d))*+|\\frac\{\d++\}\{\d++\})"
+NUMBER = r"[+-]?(?:\d[\d,./]*+(?: \d[\d,./]*+)*|\\frac\{\d++\}\{\d++\})"
 SCALED = re.compile(
     rf"^({NUMBER})(?: ?\\text ?\{{ ?| )(hundred|thousand|million|billion|trillion|dozen)\b ?([A-Za-z .]*+)\}}?$", re.I
 )
@@ -65,8 +65,8 @@ GLUED_SEPARATOR = re.compile(r"(?<=[\d)}]) ?(and|or) ?(?=[\d(\\-]|[A-Za-z](?:\([
 DISJUNCTION = re.compile(r"\\(?:lor|vee)(?![a-z])")
 CONJUNCTION = re.compile(r"\\(?:land|wedge)(?![a-z])")
 CONDITION = re.compile(  # that holds by itself, as in: 5 for n > 2; not: 5 for odd n
-    r",? ?\\text ?\{ ?(?:for|where|with)\b(?:(?!\b(?:and|or|odd|even|if|when)\b)[^{},;])*+\}"
-    r"(?:(?!\\text|\\\\|\b(?:and|or)\b)[^,;])*+$"
+    r",? ?\\text ?\{ ?(?:for|where|with)\b(?:(?!\b(?:and|or|odd|even|if|when)\b)[^{},;])*\}"
+    r"(?:(?!\\text|\\\\|\b(?:and|or)\b)[^,;])*$"
 )
 HOLDS = re.compile(r"[<>=]|\\(?:in|ne|le|ge|neq|leq|geq)(?![a-z])|\b(?:all|any|every|some|integers?|real|constants?)\b")
 MIXED = re.compile(r"(?<![\d.}\w^])(\d+) ?\\frac\{(\d+)\}\{(\d+)\}|(?<![\d./\w^])(\d+) (\d+)/(\d+)(?![\d/])")

@@ -31,7 +31,7 @@ MAX_TAIL = 120  # characters of a unit
 CJK = r"\u3400-\u9fff"
 TAIL = re.compile(  # all that may belong to a unit: text, words, exponents, and what joins them
     rf"(?: |\\text ?\{{[^{{}}]*+\}}|\^ ?\{{? ?(?:[23]|-[12]|\\circ) ?\}}?|[A-Za-z{CJK}][A-Za-z.'’{CJK}-]*+|[/·]"
-    rf"|\\cdot(?![a-z])|\([A-Za-z /^23]++\))++"
+    rf"|\\cdot(?![a-z])|\([A-Za-z /^23]++\))+"
 )
 TOKEN = re.compile(
     rf"[A-Za-z][A-Za-z.'’-]*|[{CJK}]+|\^ ?\{{? ?-?[123] ?\}}?|° ?[CFcf](?![A-Za-z])|°|[/·]|[^\s.,(){{}}]"
