@@ -1,6 +1,7 @@
 """The card of a run: what the Hub reads, results that stay, and files of somebody else that are left alone."""
 
 import json
+import shutil
 
 import pytest
 from conftest import REPOSITORY
@@ -41,6 +42,7 @@ def final(tmp_path):
     path = tmp_path / "my_run/final"
     path.mkdir(parents=True)
     (path / "lineage.json").write_text(json.dumps(RECORD))
+    (path.parent / "run.json").write_text(json.dumps(RECORD))
     checkpoints.mark_complete(path)
     return path
 
@@ -76,6 +78,8 @@ def test_what_is_not_ours_is_left_alone(final, tmp_path, capsys):
     assert (final / "README.md").read_text() == "mine" and "left as it is" in capsys.readouterr().out
     run_card.update(tmp_path)
     run_card.update(tmp_path / "nothing")
+    run_card.update(shutil.copytree(final, tmp_path / "copied"))  # of somebody else, or a committed one
+    assert (tmp_path / "copied/README.md").read_text() == "mine"
     assert not (tmp_path / "README.md").exists()
     (final / "README.md").unlink()
     (final / "lineage.json").write_text(json.dumps({k: v for k, v in RECORD.items() if k != "parameters"}))

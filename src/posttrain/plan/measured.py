@@ -84,6 +84,11 @@ def beside(plan: dict[str, Any], result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def more_than_planned(plan: dict[str, Any], result: dict[str, Any]) -> bool:
+    """Whether a run took over a tenth more memory than was planned for it."""
+    return result["peak_memory_bytes"] > 1.1 * trainer_of(plan)["peak"]
+
+
 def explain(directory: Path) -> str:
     """Why a run ended for memory or took its time, by its record; raises PosttrainError where there is none."""
     record = lineage.read_record(directory)

@@ -28,7 +28,7 @@ from posttrain.launching import SHARDED, LaunchError
 from posttrain.models import trainable
 from posttrain.models.loading import read_config
 from posttrain.models.rope import base_rope, rope_of
-from posttrain.plan.measured import MEMORY, beside
+from posttrain.plan.measured import MEMORY, beside, more_than_planned
 from posttrain.plan.page import verdict
 from posttrain.plan.recipe_plan import Plan
 from posttrain.plan.start import plan_start
@@ -158,7 +158,7 @@ class Run:
     def close(self, trainer: WholeRun, result: dict[str, Any]) -> None:
         """Write `final/`, then the record that says the run is finished."""
         save_final(trainer, self.output_dir, self.record, result, self.trained)
-        if plan := (self.record or {}).get("plan"):
+        if (plan := (self.record or {}).get("plan")) and more_than_planned(plan, result):
             say("; ".join(beside(plan, result)))
 
     def summary(self, result: dict[str, Any], figure: str | None = None) -> str:

@@ -23,9 +23,11 @@ Results = dict[str, dict[str, Any]]  # by benchmark: an entry of the model index
 def update(final: Path, finished: list[dict[str, Any]] | None = None) -> None:
     """Write the card of a run's `final/`, with the results of an evaluation that ended beside those it has.
 
-    A directory that is not of a finished run, and a card that is not ours, are left alone.
+    A directory that is not of a finished run, as a model that was copied from one, and a card that is not ours, are
+    left alone.
     """
-    record = lineage.read_lineage(final) if is_main_process() and final.is_dir() else None
+    of_a_run = is_main_process() and final.is_dir() and (final.parent / lineage.RUN_FILE).is_file()
+    record = lineage.read_lineage(final) if of_a_run else None
     if not record or not record.get("result"):
         return
     card = final / CARD
