@@ -87,7 +87,7 @@ def test_the_example_changes_an_answer_without_training(trained):
 def test_only_the_memory_is_saved_and_recorded(trained, world):
     final = trained / "final"
     assert {path.name for path in final.iterdir()} == {
-        "memory.safetensors", "memory.json", "lineage.json", "complete.json",
+        "memory.safetensors", "memory.json", "lineage.json", "complete.json", "README.md",
     }  # fmt: skip
     assert (trained / "sft_latest.pth").is_file()
     run = record(trained)
