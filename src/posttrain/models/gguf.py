@@ -122,14 +122,14 @@ def import_file(path: Path, out: Path, tokenizer: str | None, dtype: str) -> Imp
 def read_model(path: Path, reader: GGUFReader, architecture: str) -> PreTrainedModel:
     """The file's weights in float32, as a plain model without a trace of their quantisation."""
     directory, name = str(path.parent), path.name
-    config = AutoConfig.from_pretrained(directory, gguf_file=name)
+    config = AutoConfig.from_pretrained(directory, gguf_file=name, trust_remote_code=False)
     key_length = reader.get_field(f"{architecture}.attention.key_length")
     if key_length is not None and hasattr(config, "head_dim"):  # transformers 5.23 takes Qwen3's default for it
         config.head_dim = int(key_length.contents())
     config.rms_norm_eps = float(f"{config.rms_norm_eps:.{DIGITS_KEPT}g}")
     loaded = AutoModelForCausalLM.from_pretrained(
         directory, gguf_file=name, config=config, dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),
+        quantization_config=GgufConfig(dequantize=True), trust_remote_code=False,
     )  # fmt: skip
     weights = dict(loaded.state_dict())
     del loaded
@@ -138,7 +138,7 @@ def read_model(path: Path, reader: GGUFReader, architecture: str) -> PreTrainedM
     if (embeddings - head).norm() < TIED * head.norm():
         config.tie_word_embeddings = True
         weights[EMBEDDINGS] = weights[HEAD] = embeddings if stores_better(reader) else head
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if missing or unexpected:
         raise GgufError(f"{path}: tensors missing: {missing}, unknown: {unexpected}; it is not a whole {architecture}")
@@ -175,7 +175,7 @@ def read_tokenizer(path: Path, other: str | None) -> Any:
     if other:
         return open_tokenizer(other)
     try:
-        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, trust_remote_code=False)
     except Exception as error:  # the file may have none, or one that transformers does not know
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise GgufError(f"{path}: has no tokenizer that can be read ({reason}); name one: --tokenizer DIR") from error
@@ -202,7 +202,7 @@ def save(model: PreTrainedModel, tokenizer: Any, directory: Path, dtype: str) ->
     """Weights of `dtype`, tokenizer, and a generation config that ends at the tokenizer's end."""
     shutil.rmtree(directory, ignore_errors=True)
     loading.set_generation_end(model, tokenizer)
-    copy = AutoModelForCausalLM.from_config(model.config, dtype=getattr(torch, dtype))
+    copy = AutoModelForCausalLM.from_config(model.config, dtype=getattr(torch, dtype), trust_remote_code=False)
     copy.load_state_dict(model.state_dict())
     copy.generation_config = model.generation_config
     copy.save_pretrained(directory)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 def count_parameters(config: PretrainedConfig) -> int:
     """Parameters of a causal language model; tied ones count once."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config))
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
