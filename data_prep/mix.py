@@ -16,9 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from posttrain import atomic
 from posttrain.console import counts_line, say
 from posttrain.data.manifest import HISTOGRAM_STEP, Source, clear, write_manifest
 from posttrain.data.mixing import (
@@ -32,6 +30,7 @@ from posttrain.data.mixing import (
     parse_part,
     quotas,
 )
+from posttrain.data.rows import write_table
 from posttrain.data.token_files import ids_path
 from posttrain.errors import ArgumentParser, bounded, check_writable, run_script
 from posttrain.locks import locked
@@ -83,18 +82,13 @@ class Mixed:
 def write_split(out: Path, split: str, mixed: Mixed, key: str | None) -> list[Path]:
     """Write a split, and its token ids where all sources have them under one key; returns the files."""
     whole, order = joined(mixed.tables, mixed.directories)
-    files = [write(out / f"{split}.parquet", whole)]
+    path = out / f"{split}.parquet"
+    tables = {path: whole}
     if key:
-        ids = pa.concat_tables(mixed.ids).combine_chunks().take(order)
-        files.append(write(ids_path(files[0]), ids))
-    return files
-
-
-def write(path: Path, table: pa.Table) -> Path:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    atomic.write_bytes(path, sink.getvalue().to_pybytes())
-    return path
+        tables[ids_path(path)] = pa.concat_tables(mixed.ids).combine_chunks().take(order)
+    for file, table in tables.items():
+        write_table(file, table)
+    return list(tables)
 
 
 def shared_key(sources: list[Loaded]) -> str | None:

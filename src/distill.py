@@ -18,7 +18,6 @@ from posttrain.lineage import fingerprint
 from posttrain.models.source import check_model
 from posttrain.recipe.options import DistillOptions
 from posttrain.recipe.reader import read_recipe
-from posttrain.report.cards import run_card
 
 
 def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
@@ -42,7 +41,6 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> No
         trainer = distill.build_trainer(recipe, options, arguments, hardware, tokenizer, rows)
     result = run.train(trainer, run.describe(rows), callbacks)
     run.close(trainer, result)
-    run_card.update(run.output_dir / "final")
     say(run.summary(result, "mean_token_accuracy"))
 
 

@@ -18,10 +18,10 @@ from posttrain.evaluation.samples import GradeAhead, grade_samples
 from posttrain.generation.sample import Sample
 from posttrain.grading.grader import Grader
 from posttrain.locks import lock
+from posttrain.models import run_card
 from posttrain.models.source import check_model, evaluation_name
 from posttrain.recipe.reader import read_recipe
 from posttrain.recipe.sampling_options import EvalOptions
-from posttrain.report.cards import run_card
 
 if TYPE_CHECKING:
     from posttrain.evaluation.settings import Asked

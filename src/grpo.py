@@ -19,7 +19,6 @@ from posttrain.methods.grpo.custom_rewards import describe_rewards
 from posttrain.models.source import check_model
 from posttrain.recipe.grpo_options import GrpoOptions
 from posttrain.recipe.reader import read_recipe
-from posttrain.report.cards import run_card
 
 
 def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
@@ -47,7 +46,6 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> No
         result = run.train(trainer, build.describe_dataset(options, prompts, manifest), callbacks, reward_files=rewards)
     result |= build.outcome(trainer, run.output_dir)
     run.close(trainer, result)
-    run_card.update(run.output_dir / "final")
     say(build.summary(run.output_dir, result))
 
 

@@ -16,7 +16,6 @@ from posttrain.hardware import read_hardware
 from posttrain.models.source import check_model
 from posttrain.recipe.options import OutcomeOptions
 from posttrain.recipe.reader import read_recipe
-from posttrain.report.cards import run_card
 
 
 def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
@@ -39,7 +38,6 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> No
         trainer = kto.build_trainer(recipe, options, arguments, hardware, tokenizer, rows)
     result = run.train(trainer, run.describe(rows), callbacks)
     run.close(trainer, result)
-    run_card.update(run.output_dir / "final")
     say(run.summary(result, "rewards/margins"))
 
 

@@ -17,7 +17,6 @@ from posttrain.memory.command_line import translate
 from posttrain.models.source import check_model
 from posttrain.recipe.memory_options import MemoryOptions
 from posttrain.recipe.reader import read_recipe
-from posttrain.report.cards import run_card
 
 
 def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
@@ -42,7 +41,6 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> No
         trainer = build.build_trainer(recipe, options, arguments, hardware, tokenizer, rows, bank)
     result = run.train(trainer, build.describe_dataset(options, rows, manifest), callbacks)
     run.close(trainer, result)
-    run_card.update(run.output_dir / "final")
     say(run.summary(result))
 
 

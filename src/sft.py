@@ -17,7 +17,6 @@ from posttrain.hardware import read_hardware
 from posttrain.models.source import check_model
 from posttrain.recipe.options import SftOptions
 from posttrain.recipe.reader import read_recipe
-from posttrain.report.cards import run_card
 
 
 def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
@@ -42,7 +41,6 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> No
         trainer = sft.build_trainer(recipe, options, arguments, hardware, tokenizer, rows, benchmarks)
     result = run.train(trainer, run.describe(rows), callbacks)
     run.close(trainer, result)
-    run_card.update(run.output_dir / "final")
     say(run.summary(result, "mean_token_accuracy"))
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -69,6 +69,18 @@ def header(facts: Mapping[str, str]) -> str:
     width = max(map(len, told), default=0)
     indented = "\n" + " " * (width + 4)
     return "\n".join(f"  {name:<{width}}  {fact.replace(chr(10), indented)}" for name, fact in told.items())
+
+
+def percent(share: float | None) -> str:
+    """`12.3 %`; a dash for None."""
+    return "–" if share is None else f"{share:.1%}".replace("%", "\u00a0%")
+
+
+def interval(estimate: dict[str, Any] | None) -> str:
+    """`12.3 % [10.1, 14.8]`; a dash for None."""
+    if estimate is None:
+        return "–"
+    return f"{percent(estimate['value'])} [{100 * estimate['low']:.1f},\u00a0{100 * estimate['high']:.1f}]"
 
 
 def clock(seconds: float) -> str:

@@ -75,8 +75,13 @@ def text_row(text: str, source: str) -> TextRow:
 def write_parquet(path: Path, rows: list[Row] | list[TextRow]) -> None:
     """Write rows whole or not at all. Equal rows give equal bytes."""
     schema = TEXT_SCHEMA if isinstance(rows[0], TextRow) else ROW_SCHEMA
+    write_table(path, pa.Table.from_pylist([asdict(row) for row in rows], schema=schema))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Replace `path` by the table as parquet, whole or not at all."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd")
     atomic.write_bytes(path, sink.getvalue().to_pybytes())
 
 

@@ -150,10 +150,7 @@ def build_offline(
     """The trainer with student, teacher, adapter and callbacks."""
     model_config, chosen = recipe.build(ModelConfig), recipe.build(StrategyOptions)
     student = trainable.load_model(model_config, chosen, hardware, arguments.seed, options.random_init)
-    trainable.widen(tokenizer, student)
-    trainable.freeze(student, chosen, recipe.path)
-    trainable.check_context(student, arguments.max_length, recipe.path)
-    packed_attention.check_supported(student, hardware.path or recipe.path)
+    trainable.prepare(student, tokenizer, chosen, hardware, recipe.path, arguments.max_length)
     if arguments.packing:
         packed_attention.prove_packing(student, hardware.path or recipe.path, arguments.device)
     teacher = load_teacher(options, model_config, hardware, student, tokenizer)
@@ -190,9 +187,7 @@ def build_on_policy(
     """The trainer with student, teacher, adapter and callbacks. A teacher padded further loses its unused rows."""
     model_config, chosen = recipe.build(ModelConfig), recipe.build(StrategyOptions)
     student = trainable.load_model(model_config, chosen, hardware, arguments.seed, options.random_init)
-    trainable.widen(tokenizer, student)
-    trainable.freeze(student, chosen, recipe.path)
-    packed_attention.check_supported(student, hardware.path or recipe.path)
+    trainable.prepare(student, tokenizer, chosen, hardware, recipe.path)
     teacher = load_teacher(options, model_config, hardware, student, tokenizer)
     if vocabulary_size(teacher) > vocabulary_size(student):
         teacher.resize_token_embeddings(vocabulary_size(student))

@@ -9,7 +9,7 @@ from trl import DPOConfig, DPOTrainer, ModelConfig
 
 from posttrain.hardware import Hardware
 from posttrain.methods.pairs import Pairs
-from posttrain.models import loading, packed_attention, trainable
+from posttrain.models import loading, trainable
 from posttrain.recipe.options import PairOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
 from posttrain.training.base_trainer import WholeRun
@@ -41,10 +41,7 @@ def build_trainer(
     """
     model_config, chosen = recipe.build(ModelConfig), recipe.build(StrategyOptions)
     model = trainable.load_model(model_config, chosen, hardware, arguments.seed)
-    trainable.widen(tokenizer, model)
-    trainable.freeze(model, chosen, recipe.path)
-    trainable.check_context(model, arguments.max_length, recipe.path)
-    packed_attention.check_supported(model, hardware.path or recipe.path)
+    trainable.prepare(model, tokenizer, chosen, hardware, recipe.path, arguments.max_length)
     loading.set_generation_end(model, tokenizer)
     peft_config = trainable.adapter_config(model_config, chosen)
     reference = None

@@ -13,7 +13,7 @@ from posttrain.data.manifest import split_path
 from posttrain.data.rows import by_content, read_parquet, row_id
 from posttrain.hardware import Hardware
 from posttrain.methods.sft import Rows
-from posttrain.models import loading, packed_attention, trainable
+from posttrain.models import loading, trainable
 from posttrain.recipe.options import OutcomeOptions, StrategyOptions
 from posttrain.recipe.reader import Recipe
 from posttrain.training.base_trainer import WholeRun
@@ -107,10 +107,7 @@ def build_trainer(
     """The trainer with its model, adapter and callbacks. The reference is the model at the start, as in DPO."""
     model_config, chosen = recipe.build(ModelConfig), recipe.build(StrategyOptions)
     model = trainable.load_model(model_config, chosen, hardware, arguments.seed)
-    trainable.widen(tokenizer, model)
-    trainable.freeze(model, chosen, recipe.path)
-    trainable.check_context(model, arguments.max_length, recipe.path)
-    packed_attention.check_supported(model, hardware.path or recipe.path)
+    trainable.prepare(model, tokenizer, chosen, hardware, recipe.path, arguments.max_length)
     loading.set_generation_end(model, tokenizer)
     peft_config = trainable.adapter_config(model_config, chosen)
     reference = None

@@ -102,10 +102,7 @@ def build_trainer(
     chosen = recipe.build(StrategyOptions)
     model_config = dataclasses.replace(recipe.build(ModelConfig), lora_task_type="SEQ_CLS")  # trains the new output too
     model = load_model(model_config, chosen, hardware, arguments.seed)
-    trainable.widen(tokenizer, model)
-    trainable.freeze(model, chosen, recipe.path)
-    trainable.check_context(model, arguments.max_length, recipe.path)
-    packed_attention.check_supported(model, hardware.path or recipe.path)
+    trainable.prepare(model, tokenizer, chosen, hardware, recipe.path, arguments.max_length)
     output_dir = Path(arguments.output_dir)
     prepare_trackers(arguments.report_to, output_dir)
     whole = pairs.whole()

@@ -39,10 +39,8 @@ class RecipeTrainer(WholeRun, SFTTrainer):
         warnings.filterwarnings("ignore", "`label_smoothing_factor` is deprecated", FutureWarning)
         super().__init__(**kwargs)
         self.label_smoother = None
-        fused = self.accelerator.device.type in FUSED_HEAD_DEVICES
-        self.labelled_head = (
-            not fused and not self.aux_loss_enabled
-        )  # a mixture of experts adds to the model's own loss
+        # A mixture of experts adds to the model's own loss.
+        self.labelled_head = self.accelerator.device.type not in FUSED_HEAD_DEVICES and not self.aux_loss_enabled
         if self.args.loss_type == "nll" and (self.args.label_smoothing_factor or self.labelled_head):
             self.compute_loss_func = self.labelled_loss
 
@@ -145,10 +143,7 @@ def build_trainer(
     """The trainer with its model, adapter and callbacks."""
     model_config, chosen = recipe.build(ModelConfig), recipe.build(StrategyOptions)
     model = trainable.load_model(model_config, chosen, hardware, arguments.seed, options.random_init)
-    trainable.widen(tokenizer, model)
-    trainable.freeze(model, chosen, recipe.path)
-    trainable.check_context(model, arguments.max_length, recipe.path)
-    packed_attention.check_supported(model, hardware.path or recipe.path)
+    trainable.prepare(model, tokenizer, chosen, hardware, recipe.path, arguments.max_length)
     if arguments.packing:
         packed_attention.prove_packing(model, hardware.path or recipe.path, arguments.device)
     if options.append_eos:

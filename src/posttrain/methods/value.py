@@ -196,10 +196,7 @@ def build_trainer(
     """The trainer with its model and callbacks."""
     chosen = recipe.build(StrategyOptions)
     model = load_model(recipe.build(ModelConfig), chosen, hardware, arguments.seed)
-    trainable.widen(tokenizer, model)
-    trainable.freeze(model, chosen, recipe.path)
-    trainable.check_context(model, options.max_length, recipe.path)
-    packed_attention.check_supported(model, hardware.path or recipe.path)
+    trainable.prepare(model, tokenizer, chosen, hardware, recipe.path, options.max_length)
     output_dir = Path(arguments.output_dir)
     prepare_trackers(arguments.report_to, output_dir)
     trainer = ValueTrainer(

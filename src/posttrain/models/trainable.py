@@ -51,6 +51,21 @@ def load_model(
     return loaded
 
 
+def prepare(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chosen: StrategyOptions, hardware: Hardware, where: str,
+    max_length: int | None = None,
+) -> None:  # fmt: skip
+    """What every method does to a loaded model: freeze what `where`, the recipe, freezes, and refuse what cannot be.
+
+    max_length: tokens of the longest row, where rows are known before training
+    """
+    widen(tokenizer, model)
+    freeze(model, chosen, where)
+    if max_length is not None:
+        check_context(model, max_length, where)
+    packed_attention.check_supported(model, hardware.path or where)
+
+
 def check_context(model: PreTrainedModel, max_length: int, where: str) -> None:
     """Raise where rows may be longer than the positions the model knows."""
     longest = model.config.get_text_config().max_position_embeddings

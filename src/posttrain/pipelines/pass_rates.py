@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from posttrain import atomic, digests, jsonl
 from posttrain.data.manifest import Source, check_dataset, clear, split_path, write_manifest
-from posttrain.data.rows import MESSAGES, QUESTIONS, by_content, read_parquet, row_id
+from posttrain.data.rows import MESSAGES, QUESTIONS, by_content, read_parquet, row_id, write_table
 from posttrain.errors import PosttrainError, check_writable
 from posttrain.evaluation.estimates import wilson_interval
 from posttrain.evaluation.results import GRADED, METRICS_FILE, SAMPLES_FILE
@@ -144,9 +143,7 @@ def _write(
     lock(out)
     clear(out)
     for split, kept in splits.items():
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in kept], schema=SCHEMA), sink, compression="zstd")
-        atomic.write_bytes(out / f"{split}.parquet", sink.getvalue().to_pybytes())
+        write_table(out / f"{split}.parquet", pa.Table.from_pylist([asdict(row) for row in kept], schema=SCHEMA))
     read = [_content_of(path) for path in files]
     digest = {str(path): atomic.sha256_file(path) for path in read}
     counts["kept"] = {split: len(kept) for split, kept in splits.items()}

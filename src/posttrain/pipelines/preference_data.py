@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from posttrain import atomic, jsonl
 from posttrain.data.manifest import Source, check_dataset, clear, split_path, write_manifest
-from posttrain.data.rows import MESSAGES, by_content, read_parquet, row_id
+from posttrain.data.rows import MESSAGES, by_content, read_parquet, row_id, write_table
 from posttrain.errors import PosttrainError, check_writable
 from posttrain.grading.grader import Grader, Verdict
 from posttrain.locks import lock
@@ -189,9 +188,7 @@ def _write(
     lock(out)
     clear(out)
     for split, rows in splits.items():
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), sink, compression="zstd")
-        atomic.write_bytes(out / f"{split}.parquet", sink.getvalue().to_pybytes())
+        write_table(out / f"{split}.parquet", pa.Table.from_pylist([asdict(row) for row in rows], schema=schema))
     files = [path / ROLLOUTS_FILE if path.is_dir() else path for path in paths]
     source = Source(
         SOURCE, "that of the questions and of the model", None, {str(f): atomic.sha256_file(f) for f in files}

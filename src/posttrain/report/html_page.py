@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from posttrain import atomic
+from posttrain.console import interval, percent
 from posttrain.report.formulas import render_text, shorten, visible
 
 matplotlib.use("Agg")  # files only, no display
@@ -89,18 +90,6 @@ def write_page(out: Path, template: str, **content: Any) -> Path:
     )
     atomic.write_bytes(out / "index.html", page.encode())
     return out / "index.html"
-
-
-def percent(share: float | None) -> str:
-    """`12.3 %`; a dash for None."""
-    return "–" if share is None else f"{share:.1%}".replace("%", "\u00a0%")
-
-
-def interval(estimate: dict[str, Any] | None) -> str:
-    """`12.3 % [10.1, 14.8]`; a dash for None."""
-    if estimate is None:
-        return "–"
-    return f"{percent(estimate['value'])} [{100 * estimate['low']:.1f},\u00a0{100 * estimate['high']:.1f}]"
 
 
 def distinct_labels(paths: Sequence[Path]) -> list[str]:

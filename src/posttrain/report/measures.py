@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from posttrain.console import interval, percent
 from posttrain.report.content import Evaluation
-from posttrain.report.html_page import interval, percent
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from posttrain import digests, jsonl, lineage
 from posttrain.console import say
 from posttrain.locks import lock
-from posttrain.models import checkpoints
+from posttrain.models import checkpoints, run_card
 from posttrain.models.rope import write_both_forms
 from posttrain.training.base_trainer import CheckpointError, WholeRun
 
@@ -88,7 +88,7 @@ def copy_model(checkpoint: Path, directory: Path) -> None:
 
 
 def publish(unfinished: Path, final: Path, closed: dict[str, Any]) -> None:
-    """Put the record into a written directory, mark it whole, and give it its name."""
+    """Put the record into a written directory, mark it whole, give it its name, and write its card."""
     (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same in text
     (unfinished / "README.md").unlink(missing_ok=True)  # peft's; the run card takes its place, outside the mark
     write_both_forms(unfinished)
@@ -96,3 +96,4 @@ def publish(unfinished: Path, final: Path, closed: dict[str, Any]) -> None:
     checkpoints.mark_complete(unfinished)
     shutil.rmtree(final, ignore_errors=True)
     unfinished.rename(final)
+    run_card.update(final)

@@ -28,7 +28,7 @@ from posttrain.methods.grpo.guard import GUARD_FILE, Guard, best_line, read_guar
 from posttrain.methods.grpo.probe import SignalProbe
 from posttrain.methods.grpo.questions import Questions
 from posttrain.methods.grpo.trainer import GrpoTrainer
-from posttrain.models import loading, packed_attention, trainable
+from posttrain.models import loading, trainable
 from posttrain.recipe.grpo_options import GrpoOptions
 from posttrain.recipe.options import StrategyOptions
 from posttrain.recipe.reader import Recipe
@@ -105,10 +105,8 @@ def build_trainer(
     model_config, chosen = recipe.build(ModelConfig), recipe.build(StrategyOptions)
     rewards = load_rewards(options.reward_funcs)
     model = trainable.load_model(model_config, chosen, hardware, arguments.seed)
-    trainable.widen(tokenizer, model)
-    trainable.freeze(model, chosen, recipe.path)
+    trainable.prepare(model, tokenizer, chosen, hardware, recipe.path)
     check_budget(model, prompts.longest, arguments.max_completion_length, recipe.path)
-    packed_attention.check_supported(model, hardware.path or recipe.path)
     if not arguments.use_vllm:
         SlotEngine(model, arguments.per_device_eval_batch_size)  # refuses what it cannot do
     loading.set_generation_end(model, tokenizer)

@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 
 from posttrain import atomic, lineage
-from posttrain.console import clock, is_main_process, say
-from posttrain.report.html_page import interval
+from posttrain.console import clock, interval, is_main_process, say
 
 CARD = "README.md"
 OURS = "<!-- Written by posttrain, and again after every evaluation. Remove this line to keep what you change. -->"

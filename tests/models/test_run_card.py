@@ -7,8 +7,8 @@ import pytest
 from conftest import REPOSITORY
 from huggingface_hub import ModelCard
 
-from posttrain.models import checkpoints
-from posttrain.report.cards import run_card
+from posttrain.models import checkpoints, run_card
+from posttrain.training.final import publish
 
 ROPE = {"rope_theta": 1e4, "rope_type": "default", "max_position_embeddings": 8}
 RECORD = {
@@ -94,7 +94,15 @@ def test_a_card_without_results_that_can_be_read_has_none(text):
     assert run_card.results_of(text) == {}
 
 
-def test_every_script_that_trains_writes_the_card():
-    scripts = {path: path.read_text() for path in (REPOSITORY / "src").glob("*.py")}
-    trains = [path for path, text in scripts.items() if "run.close(" in text]
-    assert trains and all("run_card.update(" in scripts[path] for path in [*trains, REPOSITORY / "src/eval.py"])
+def test_a_final_checkpoint_is_published_with_its_card(tmp_path):
+    """So every method has one, and a restored one has it again."""
+    out = tmp_path / "run"
+    (out / ".unfinished").mkdir(parents=True)
+    (out / ".unfinished/memory.json").write_text("{}")
+    (out / "run.json").write_text(json.dumps(RECORD))
+    publish(out / ".unfinished", out / "final", RECORD)
+    assert "# my_run" in (out / "final/README.md").read_text() and checkpoints.is_complete(out / "final")
+
+
+def test_an_evaluation_writes_the_card_again():
+    assert "run_card.update(" in (REPOSITORY / "src/eval.py").read_text()
