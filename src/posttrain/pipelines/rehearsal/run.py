@@ -1,0 +1,143 @@
+"""What a rehearsal runs: training, a kill and the same command again, merging, eight questions, a report."""
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from posttrain import lineage
+from posttrain.data.benchmarks import declarations
+from posttrain.errors import PosttrainError
+from posttrain.models.source import ADAPTER_CONFIG
+from posttrain.pipelines.rehearsal import small_data
+from posttrain.pipelines.rehearsal.faults import Findings, NotHere
+from posttrain.pipelines.rehearsal.here import TOKENS
+from posttrain.pipelines.rehearsal.stages import SCRIPTS, StageError, Stages, mark_of, resumed_from, same_weights
+
+WHOLE, KILLED = "run", "killed"  # directories of the two runs
+GENERATES = ("sft", "grpo", "dpo", "kto", "distill")  # trainers whose models answer questions
+
+
+def run_all(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
+    """Every stage of a trainer, each only where those before it went well."""
+    for name in (WHOLE, KILLED, "merged", "evals", "report"):
+        shutil.rmtree(stages.out / name, ignore_errors=True)
+    if stages.trainer == "expert_iteration":  # which evaluates its rounds itself
+        benchmark, data_dir = questions(stages, values)
+        asked = {"benchmarks": benchmark, "data_dir": str(data_dir)}
+        stages = dataclasses.replace(stages, overrides={**stages.overrides, **asked})
+    if stages.trainer in ("eval", "sample"):
+        answer(stages, values, findings)
+        return
+    for stage in (train, resume, merge, evaluate, report):
+        stage(stages, values, findings)
+        if findings.failed:
+            return
+
+
+def train(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
+    """The run that nothing disturbs."""
+    several = f" on {stages.processes} processes" if stages.processes > 1 else ""
+    with findings.check("packing and three steps" if values.get("packing") else "three steps") as told:
+        stages.run("train", stages.train(WHOLE))
+        told.text = facts(stages.out / WHOLE) + several
+
+
+def facts(directory: Path) -> str:
+    """What a finished run reached."""
+    result = (lineage.read_record(directory) or {}).get("result") or {}
+    if "rounds" in result:
+        return f"{result['rounds']} round"
+    losses = [result.get("first_loss"), result.get("last_loss")]
+    loss = f", loss {losses[0]:g} → {losses[1]:g}" if None not in losses else ""
+    return f"{result.get('steps')} steps of {result.get('tokens_seen')} tokens{loss}"
+
+
+def resume(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
+    """A run that is killed at its first checkpoint, and goes on to the same bytes."""
+    directory = stages.out / KILLED
+    trains = directory / "round_1/sft" if stages.trainer == "expert_iteration" else directory
+    with findings.check("SIGKILL and resume", ("save_steps",)) as told:
+        stages.kill("killed", stages.train(KILLED), mark_of(trains, int(stages.overrides["save_steps"])))
+        stages.run("resumed", stages.train(KILLED))
+        same = same_weights(stages.out / WHOLE / "final", directory / "final")
+        told.text = f"from {resumed_from(trains)}, then bit for bit the same: {same}"
+
+
+def merge(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
+    """An adapter merged into its base."""
+    final = stages.out / WHOLE / "final"
+    if not (final / ADAPTER_CONFIG).is_file():
+        return
+    with findings.check("merge", ("use_peft",)) as told:
+        told.text = stages.run("merge", [sys.executable, str(SCRIPTS / "merge.py"), str(final), str(merged(stages))])
+        told.text = told.text.removeprefix(f"{merged(stages)}: ")
+
+
+def merged(stages: Stages) -> Path:
+    """What is evaluated: the merged model where there was an adapter."""
+    out = stages.out / "merged"
+    return out if (stages.out / WHOLE / "final" / ADAPTER_CONFIG).is_file() else stages.out / WHOLE / "final"
+
+
+def evaluate(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
+    """Eight questions; sampled, as the likeliest token of a small model is its end."""
+    if stages.trainer not in GENERATES:
+        return
+    with findings.check("eight questions", ("prompt",)) as told:
+        if values.get("prompt") == "none":
+            raise NotHere("a model of plain text is asked nothing")
+        benchmark, data_dir = questions(stages, values)
+        recipe = {
+            "trainer": "eval", "model": str(merged(stages)), "benchmarks": benchmark, "prompt": values["prompt"],
+            "max_new_tokens": TOKENS, "temperature": 1.0, "num_samples": 1, "seed": 0, "batch_size": 8, "num_workers": 1,
+            "data_dir": str(data_dir), "output_dir": str(stages.out / "evals"), "limit": small_data.QUESTIONS,
+        }  # fmt: skip
+        path = stages.out / "eval.yaml"
+        path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+        told.text = f"{benchmark}: {stages.run('eval', [sys.executable, str(SCRIPTS / 'eval.py'), str(path)])}"
+
+
+def questions(stages: Stages, values: dict[str, Any]) -> tuple[str, Path]:
+    """A benchmark that is prepared, that of the recipe's dataset first, and where; else eight questions made up."""
+    beside = Path(str(values.get("dataset_name", "data/x")))
+    data_dir = Path(str(values.get("data_dir") or beside.parent))
+    ready = [name for name, declared in declarations().items() if (data_dir / declared["file"]).is_file()]
+    of_dataset = [name for name in ready if Path(declarations()[name]["file"]).parent.name == beside.name]
+    if ready:
+        return (of_dataset or ready)[0], data_dir
+    return small_data.make_up_questions(stages.out / "questions"), stages.out / "questions"
+
+
+def report(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
+    """The page of the run and its evaluation."""
+    evals = [str(stages.out / "evals")] if (stages.out / "evals").is_dir() else []
+    runs = [] if stages.trainer in ("expert_iteration", "memory_sft") else ["--runs", str(stages.out / WHOLE)]
+    if not evals and not runs:
+        return
+    data_dir = stages.out / "questions" if (stages.out / "questions").is_dir() else questions(stages, values)[1]
+    command = [sys.executable, str(SCRIPTS / "report.py"), *evals, *runs, "--out", str(stages.out / "report")]
+    with findings.check("report") as told:
+        stages.run("report", [*command, "--data_dir", str(data_dir)])
+        told.text = str(stages.out / "report" / "index.html")
+
+
+def answer(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
+    """Eight questions for a recipe that only samples or evaluates."""
+    with findings.check("eight questions", ("prompt",)) as told:
+        asked: dict[str, Any] = {"num_questions": 8, "num_candidates": 2, "dataset_name": str(stages.out / "data")}
+        if stages.trainer == "eval":
+            known, data_dir = questions(stages, values)
+            asked = {"model": str(stages.out / "model"), "benchmarks": known, "data_dir": str(data_dir), "limit": 8}
+        else:
+            asked["model_name_or_path"] = str(stages.out / "model")
+        asked |= {"max_new_tokens": TOKENS, "num_workers": 1, "batch_size": 8, "server": None}
+        where = Stages(stages.recipe, stages.trainer, stages.config, stages.out, asked, stages.user)
+        if stages.processes > 1:
+            raise StageError(f"{stages.trainer}.py is one process; name a config of one process")
+        told.text = where.run(stages.trainer, where.train(WHOLE))
+        if not any((stages.out / WHOLE).iterdir()):
+            raise PosttrainError("it wrote nothing")
