@@ -93,7 +93,8 @@ def evaluate(stages: Stages, values: dict[str, Any], findings: Findings) -> None
         benchmark, data_dir = questions(stages, values)
         recipe = {
             "trainer": "eval", "model": str(merged(stages)), "benchmarks": benchmark, "prompt": values["prompt"],
-            "max_new_tokens": TOKENS, "temperature": 1.0, "num_samples": 1, "seed": 0, "batch_size": 8, "num_workers": 1,
+            "max_new_tokens": TOKENS, "temperature": 1.0, "num_samples": 1, "seed": 0, "batch_size": 8,
+            "num_workers": 1,
             "data_dir": str(data_dir), "output_dir": str(stages.out / "evals"), "limit": small_data.QUESTIONS,
         }  # fmt: skip
         path = stages.out / "eval.yaml"
