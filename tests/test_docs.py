@@ -82,7 +82,7 @@ def test_every_make_target_that_a_page_names_exists(page):
 FOREIGN = {  # options of accelerate, sbatch, hf and ray; a faulty one in an example; one that stands for any
     "--config_file", "--num_machines", "--machine_rank", "--num_processes", "--main_process_ip", "--main_process_port",
     "--nodes", "--signal", "--local-dir", "--learning_rat", "--gradient_checkpointing", "--field", "--help",
-    "--config-name",
+    "--config-name", "--array", "--gpus-per-node",
     "--head", "--port", "--address",
 }  # fmt: skip
 

@@ -18,6 +18,8 @@ from posttrain.console import hold_back_noise
 from posttrain.secrets import masked_text
 
 TRACEBACK = "POSTTRAIN_TRACEBACK"
+SOURCE = re.compile(r"\[/\S+:\d+\] ")  # where in the code of torch it was raised
+NETWORK = re.compile(r"gloo/transport|\[gloo|NCCL|c10d|TCPStore")  # in plain RuntimeErrors of torch
 # Control characters but tab and newline, halves of surrogate pairs, and what turns the direction of writing.
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -64,7 +66,13 @@ def run_script(main: Callable[[], None]) -> None:
             print(line, file=sys.stderr, flush=True)
         _tell_launcher(line)
         sys.exit(2)
-    except Exception as error:  # a fault of ours or of a library, whose traceback Python prints
+    except Exception as error:
+        if lost := _lost_process(error):
+            line = f"error: process {os.environ.get('RANK', '0')}: {printable(masked_text(lost))}"
+            print(line, file=sys.stderr, flush=True)
+            _tell_launcher(line)
+            os._exit(2)  # threads of the network still wait for what is lost
+        # A fault of ours or of a library, whose traceback Python prints.
         _tell_launcher(masked_text("".join(traceback.format_exception_only(error)).strip()))
         raise
 
@@ -77,6 +85,21 @@ def _tell_launcher(text: str) -> None:
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError):  # then the summary says less; the line above stands
             Path(path).write_text(json.dumps({"message": text, "timestamp": int(time.time())}))
+
+
+def _lost_process(error: BaseException | None) -> str | None:
+    """What to say of an error of the network between the processes of a run; None for any other one."""
+    if not _processes_have_met():
+        return None
+    while error is not None:
+        text, _, _ = SOURCE.sub("", " ".join(str(error).split())).partition(". ")
+        if isinstance(error, sys.modules["torch"].distributed.DistError) or NETWORK.search(str(error)):
+            return (
+                f"another process of this run, or the way to it, is lost ({text[:200]}); what is complete is kept: the "
+                f"same command, on all machines, goes on"
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _processes_have_met() -> bool:
@@ -112,6 +135,14 @@ def bounded(least: float, most: float = math.inf, kind: type = int) -> Callable[
         return value
 
     return parse
+
+
+def share(text: str) -> tuple[int, int]:
+    """A type for `add_argument`: `K/N`, the Kth of N shares, counted from 0."""
+    k, _, n = text.partition("/")
+    if not (k.isdecimal() and n.isdecimal() and int(k) < int(n)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected K/N, the Kth of N shares counted from 0, as 0/2 and 1/2")
+    return int(k), int(n)
 
 
 def check_writable(directory: Path) -> None:

@@ -5,8 +5,10 @@ launch` makes of its file. Under torchrun, plain python or `posttrain.train` nob
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,26 @@ def launch_variables(path: Path) -> dict[str, str]:
         reason = " ".join(str(error).split())
         raise LaunchError(f"{path}: accelerate cannot use it: {type(error).__name__}: {reason}") from error
     return {name: value for name, value in variables.items() if name.startswith(PREFIXES)}
+
+
+def meet(timeout_seconds: float, use_cpu: bool) -> None:
+    """Let the processes of this run meet; what one of them then waits for longer than this is lost.
+
+    transformers hands `ddp_timeout` on for GPUs alone, and would let processes on CPUs wait for half an hour.
+    """
+    if use_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=True, timeout=timedelta(seconds=timeout_seconds))
+
+
+def whereabouts() -> dict[str, Any]:
+    """The machine of every process of this run, the main one's number and where they met; all of them call this."""
+    from accelerate.utils import gather_object
+
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    met = f"{address}:{port}" if address and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    return {"hosts": gather_object([socket.gethostname()]), "pid": os.getpid(), "meeting": met}
 
 
 def check_launch(path: Path, config: dict[str, Any]) -> None:

@@ -1,10 +1,12 @@
 """One writer a directory: a lock that ends with the process that holds it, whatever ends the process."""
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from posttrain.errors import PosttrainError
 
@@ -35,6 +37,14 @@ def lock(directory: Path, name: str = LOCK_FILE) -> None:
             f"{directory}: another process is still writing there; wait for it or end it (fuser {path} names it)"
         ) from None
     HELD[path] = descriptor
+
+
+def describe(directory: Path, holder: dict[str, Any]) -> None:
+    """Write into the lock that this process holds of `directory` who holds it; nothing where it holds none."""
+    descriptor = HELD.get(directory.resolve() / LOCK_FILE)
+    if descriptor is not None:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
 @contextmanager

@@ -85,13 +85,14 @@ POSITIVE = {
     "max_completion_length", "num_generations", "num_iterations", "learning_rate", "max_length",
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "logging_steps",
     "save_steps", "eval_steps", "num_train_epochs", "lora_r", "lora_alpha", "save_total_limit", "top_p",
-    "vllm_tensor_parallel_size",
+    "vllm_tensor_parallel_size", "ddp_timeout",
 }  # fmt: skip
 LARGEST = {"seed": 2**32 - 1, "data_seed": 2**32 - 1, "top_p": 1, "label_smoothing_factor": 1}
 AT_LEAST_ZERO = {
     "beta", "seed", "warmup_steps", "weight_decay", "temperature", "lora_dropout", "label_smoothing_factor",
 }  # fmt: skip
 HELP = {  # where the library's own leaves out what a recipe needs to know
+    "ddp_timeout": "Seconds that processes wait for one another before a run calls one of them lost.",
     "warmup_steps": "Steps of linear warmup; a number below 1 is a share of all steps.",
     "vllm_tensor_parallel_size": "GPUs that share vLLM's model: of a server, or beside the trainer.",
 }

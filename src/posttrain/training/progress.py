@@ -31,7 +31,8 @@ class Opening(TrainerCallback):
             accelerator = self.trainer.accelerator
             model = accelerator.unwrap_model(self.trainer.model)
             machine = machine_facts(model, accelerator.num_processes, accelerator.mixed_precision)
-            say(header({**self.trainer.facts, "steps": steps_line(args, state), **machine}))
+            waits = f"for one another at most {args.ddp_timeout:,} s (ddp_timeout)" if args.world_size > 1 else ""
+            say(header({**self.trainer.facts, "steps": steps_line(args, state), **machine, "wait": waits}))
 
 
 def steps_line(args: Any, state: Any) -> str:

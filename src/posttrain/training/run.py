@@ -19,12 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import ModelConfig
 
-from posttrain import jsonl, lineage, processes
+from posttrain import jsonl, lineage, locks, processes
 from posttrain.console import is_main_process, say
 from posttrain.data.encode import load_tokenizer
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
-from posttrain.launching import SHARDED, LaunchError
+from posttrain.launching import SHARDED, LaunchError, meet, whereabouts
 from posttrain.models import trainable
 from posttrain.models.loading import read_config
 from posttrain.models.rope import base_rope, rope_of
@@ -42,7 +42,7 @@ from posttrain.training.progress import data_line
 from posttrain.training.resume import resume_point, trained_already
 
 NOT_IDENTITY = (  # move no number
-    "grace", "output_dir", "report_to", "run_name", "project", "disable_tqdm", "log_level",
+    "ddp_timeout", "grace", "output_dir", "report_to", "run_name", "project", "disable_tqdm", "log_level",
     "probe", "probe_max_truncated", "probe_max_zero_variance", "plan",
 )  # fmt: skip
 EVALUATION_SPEED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
@@ -55,6 +55,7 @@ def run_arguments(recipe: Recipe, hardware: Hardware, config_class: type[Argumen
     warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
     options = recipe.build(StrategyOptions)
     stopping.check_callbacks(options)
+    meet(recipe.values.get("ddp_timeout", config_class.ddp_timeout), hardware.use_cpu)
     ours = {**stopping.resume_arguments(options), **ours}
     return recipe.build(
         config_class,
@@ -127,6 +128,7 @@ class Run:
         planned = verdict(self.plan) if isinstance(self.plan, Plan) else self.plan
         trainer.facts = {"model": model, "data": data_line(dataset), "plan": planned}
         self.record = start_or_continue(self, details, resumed_from)
+        locks.describe(self.output_dir, whereabouts())
         started = time.perf_counter()
         self.trained = trained_already(trainer, resumed_from)
         if self.trained is None:

@@ -18,7 +18,7 @@ from posttrain.data.traces import selection
 from posttrain.data.traces.contamination import NGRAM, Index
 from posttrain.data.traces.inputs import Input, find_inputs, hub_input
 from posttrain.data.traces.parts import Settings, read_part, unread_columns
-from posttrain.data.traces.workers import make_parts, make_parts_by_tasks
+from posttrain.data.traces.workers import Tasks, make_parts, make_parts_by_tasks
 from posttrain.errors import printable
 
 MB = 1_000_000
@@ -38,7 +38,7 @@ def find_source(arguments: argparse.Namespace) -> tuple[list[Input], Source]:
 def all_parts(
     inputs: list[Input], settings: Settings, index: Index, work: Path, arguments: argparse.Namespace
 ) -> tuple[list[Path], int, str]:
-    """Every part on disk, the bytes of lines behind them, and the key of their ids."""
+    """Every part on disk, the bytes of lines behind them, and the key of their ids; with `--share` none of them."""
     from posttrain.data.encode import load_tokenizer
 
     tokenizer = load_tokenizer(settings.tokenizer, settings.revision, settings.eos_token)
@@ -46,7 +46,10 @@ def all_parts(
     settings = dataclasses.replace(settings, eos_token=tokenizer.eos_token)
     directory, processes = settings.directory(work, key, index), arguments.processes
     if arguments.tasks:
-        make_parts_by_tasks(inputs, settings, index, directory, arguments.tasks, processes, arguments.slurm)
+        tasks = Tasks(arguments.tasks, processes, arguments.share or (0, 1), arguments.slurm)
+        make_parts_by_tasks(inputs, settings, index, directory, tasks)
+    if arguments.share:
+        return [], 0, key
     parts, read_bytes = [], 0
     sizes = [one.path.stat().st_size for one in inputs if one.path]
     progress = Progress("reading", "MB", sum(sizes) // MB)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -113,21 +114,38 @@ def _write(batch: list[Item], path: Path) -> Path:
     return mark_part(write_part(MAKERS[0].table(batch), path))
 
 
-def make_parts_by_tasks(
-    inputs: list[Input], settings: Settings, index: Index, directory: Path, tasks: int, workers: int, slurm: str | None
-) -> None:
-    """Run the tasks here, or, with `slurm` as partition:hours:minutes:seconds, submit them as a job array and end."""
+@dataclass(frozen=True)
+class Tasks:
+    """How the inputs are shared out: tasks, processes for them here, and the Kth of N shares (K from 0) to run here."""
+
+    number: int
+    workers: int
+    share: tuple[int, int] = (0, 1)
+    slurm: str | None = None  # submit them instead: partition:hours:minutes:seconds
+
+    def own(self) -> range:
+        """The tasks of this share."""
+        k, n = self.share
+        return range(k * self.number // n, (k + 1) * self.number // n)
+
+
+def make_parts_by_tasks(inputs: list[Input], settings: Settings, index: Index, directory: Path, tasks: Tasks) -> None:
+    """Run this share of the tasks here, or submit all of them as a job array and end."""
     try:
         from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
     except ImportError as error:
         raise PosttrainError(f"--tasks needs datatrove: pip install -e '.[nodes]' ({error})") from error
     pipeline = [functools.partial(_task, inputs, settings, index, directory)]
     logs = str(directory / "datatrove")
-    if slurm is None:
-        LocalPipelineExecutor(pipeline, tasks, workers, logging_dir=logs, skip_completed=False).run()
+    if tasks.slurm is None:
+        if own := tasks.own():
+            LocalPipelineExecutor(
+                pipeline, tasks.number, tasks.workers, logging_dir=f"{logs}_{own.start}", skip_completed=False,
+                local_tasks=len(own), local_rank_offset=own.start,
+            ).run()  # fmt: skip
         return
-    partition, _, time = slurm.partition(":")
-    SlurmPipelineExecutor(pipeline, tasks, time, partition, logging_dir=logs, skip_completed=False).run()
+    partition, _, time = tasks.slurm.partition(":")
+    SlurmPipelineExecutor(pipeline, tasks.number, time, partition, logging_dir=logs, skip_completed=False).run()
     raise PosttrainError("the job array is submitted; when it is done, start the same command without --slurm")
 
 

@@ -187,21 +187,26 @@ def is_evaluated(study: Study, name: str, step: int, model: str) -> bool:
         return False
 
 
-def run_study(study: Study, devices: list[str]) -> None:
-    """Every cell, one after another or one per device of `devices`; raises StudyError naming the cells that failed."""
+def run_study(study: Study, devices: list[str], share: tuple[int, int] = (0, 1)) -> None:
+    """Every cell of a share, one after another or one per device of `devices`.
+
+    The shares are every Nth cell from the Kth on, the model as it is being the first. Raises StudyError naming the
+    cells that failed.
+    """
     base = recipe_value(study, "model_name_or_path")
     check_model(base)
     free: queue.Queue[str | None] = queue.Queue()
     for device in devices or [None]:  # type: ignore[list-item]
         free.put(device)
     with preemption.passed_on():
-        _run_all(study, base, free, max(1, len(devices)))
+        own = [BASE, *study.cells()][share[0] :: share[1]]
+        _run_all(study, own, base, free, max(1, len(devices)))
 
 
-def _run_all(study: Study, base: str, free: "queue.Queue[str | None]", at_once: int) -> None:
+def _run_all(study: Study, names: list[str], base: str, free: "queue.Queue[str | None]", at_once: int) -> None:
     with ThreadPoolExecutor(max_workers=at_once) as pool:
-        started = {BASE: pool.submit(_on_a_device, free, _run_base, study, base)}
-        started |= {name: pool.submit(_on_a_device, free, _run_cell, study, name) for name in study.cells()}
+        works = {name: (_run_base, study, base) if name == BASE else (_run_cell, study, name) for name in names}
+        started = {name: pool.submit(_on_a_device, free, *work) for name, work in works.items()}
     failed = {name: error for name, future in started.items() if (error := future.exception())}
     if failed:
         lines = [f"{name}: {error}" for name, error in failed.items()]

@@ -1,0 +1,47 @@
+"""The small runs that tests/cluster starts on hosts, and what is compared of them."""
+
+import json
+from pathlib import Path
+
+TWO = "accelerate_configs/cpu_2proc.yaml"
+SHORT = {
+    "max_steps": 10, "logging_steps": 1, "save_steps": 5, "eval_strategy": "no", "sample_generations": 0,
+}  # fmt: skip
+HALF = {"per_device_train_batch_size": 2}  # on each of two processes
+
+
+def arguments(data: Path, out: Path, **changes: object) -> list[str]:
+    values = {"dataset_name": data / "tiny_math", "output_dir": out, **SHORT, **changes}
+    return [
+        "src/sft.py",
+        "recipes/tiny_sft.yaml",
+        *(str(part) for key, value in values.items() for part in (f"--{key}", value)),
+    ]
+
+
+def losses(out: Path) -> list[float]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def write_traces(out: Path) -> None:
+    """A directory of four files of rows, the third of which holds one that is no row."""
+    for number in range(4):
+        rows = [
+            {"problem": f"What is {n} + {number}?", "solution": f"It is \\boxed{{{n + number}}}."} for n in range(30)
+        ]
+        lines = [json.dumps({**row, "answer": row["solution"][13:-2]}) for row in rows]
+        (out / f"{number}.jsonl").write_text("\n".join([*lines, "no row" if number == 2 else lines[0], ""]))
+
+
+def trace_options(traces: Path) -> list[object]:
+    return [
+        traces, "--tokenizer", "assets/tiny_base", "--eos-token", "<|im_end|>", "--max-tokens", 512, "--keep-dropped",
+        "--source", "s", "--decontaminate", "none", "--no-gold",
+    ]  # fmt: skip
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """Every file of a dataset; its manifest without the command that wrote it."""
+    found = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix == ".parquet"}
+    return found | {"counts": json.dumps(json.loads((out / "manifest.json").read_text())["counts"]).encode()}
