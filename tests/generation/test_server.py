@@ -116,12 +116,9 @@ def test_a_server_of_this_machine_alone_needs_no_flag(host):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "no-such-host.invalid"])
-def test_a_server_for_other_machines_needs_a_flag_and_says_what_they_can_do(host):
-    values = {"vllm_server_host": host, "vllm_server_port": 8123}
+def test_a_server_for_other_machines_needs_a_flag(host):
     with pytest.raises(ServerError, match="--allow_other_machines"):
-        who_can_reach(values, allowed=False)
-    said = who_can_reach(values, allowed=True)
-    assert said.startswith("warning") and "replace the weights" in said and "without a key" in said
+        who_can_reach({"vllm_server_host": host, "vllm_server_port": 8123}, allowed=False)
 
 
 def test_the_server_of_the_slurm_script_says_whom_it_answers():

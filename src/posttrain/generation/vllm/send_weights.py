@@ -14,7 +14,7 @@ from posttrain.generation.sample import Decoding
 from posttrain.generation.samplers import HfSampler
 from posttrain.generation.vllm import canary, server
 from posttrain.generation.vllm.server_sampler import ServerSampler
-from posttrain.generation.vllm.weight_transfer import gloo_client
+from posttrain.generation.vllm.weight_transfer import client_class
 
 TOLERANCE = {"torch.float32": 1e-3}  # nats, of the mean difference; other types round more
 OTHER_TOLERANCE = 0.1
@@ -31,7 +31,7 @@ def send_weights(
     """
     url = url.rstrip("/")
     server.wait_for_server(url, 0, f"make serve MODEL={name}")
-    kind = VLLMClient if model.device.type == "cuda" else gloo_client(VLLMClient)
+    kind = client_class(VLLMClient, use_cpu=model.device.type != "cuda")
     client = kind(base_url=url)
     served = {"model_name_or_path": client.model}
     server.check_server(url, served, context, tokenizer, f"make serve MODEL={client.model}")

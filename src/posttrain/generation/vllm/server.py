@@ -12,6 +12,7 @@ from packaging.version import Version
 
 from posttrain.console import say
 from posttrain.errors import PosttrainError
+from posttrain.generation.vllm import access
 
 if TYPE_CHECKING:
     from posttrain.generation.vllm.cpu_settings import CpuSettings
@@ -50,6 +51,8 @@ def serve_command(values: dict[str, Any], cpu: "CpuSettings | None") -> tuple[li
         "--max-logprobs", "-1",
         "--generation-config", "vllm",  # nothing of the checkpoint's, such as a repetition penalty
     ]  # fmt: skip
+    if access.token():
+        command += ["--middleware", access.MIDDLEWARE]
     if values.get("model_revision"):
         command += ["--revision", values["model_revision"]]
     if overrides := hf_overrides(values):
@@ -83,7 +86,7 @@ def check_rope(url: str, values: dict[str, Any], start: str) -> None:
 
     A server that does not say what it changed is taken to run as the model's own config says.
     """
-    answer = requests.get(f"{url.rstrip('/')}/server_info", params={"config_format": "json"}, timeout=60)
+    answer = access.ask("get", f"{url.rstrip('/')}/server_info", params={"config_format": "json"}, timeout=60)
     model = answer.json()["vllm_config"]["model_config"] if answer.status_code == 200 else {}
     if (theirs := model.get("hf_overrides") or {}) != hf_overrides(values):
         base = " --rope base" if values else ""
@@ -95,17 +98,29 @@ def check_rope(url: str, values: dict[str, Any], start: str) -> None:
 
 
 def who_can_reach(values: dict[str, Any], allowed: bool) -> str:
-    """What to print of who can do what with the server; raises ServerError for other machines unless `allowed`."""
+    """What to print of who can do what with the server.
+
+    Raises ServerError for other machines unless they are `allowed` and there is a token.
+    """
     host, url = str(values.get("vllm_server_host", LOOPBACK)), base_url(values)
+    who = f"for whoever has the token of {access.TOKEN}" if access.token() else "without a token"
     if is_loopback(host):
-        return f"{url}: only this machine reaches it"
-    powers = "sample, read the configuration, replace the weights and call the engine's own functions, without a key"
+        return f"{url}: only this machine reaches it, {who}"
+    powers = "sample, read the configuration, replace the weights and call the engine's own functions"
     if not allowed:
         raise ServerError(
             f"vllm_server_host: {host!r}: every machine that reaches it could then {powers}; leave the host out to "
-            f"serve this machine alone, or add {OTHER_MACHINES} where you trust every machine of the network"
+            f"serve this machine alone, or add {OTHER_MACHINES} and set {access.TOKEN}"
         )
-    return f"warning: {url}: every machine that reaches it can {powers} (vLLM's development endpoints)"
+    if not access.token():
+        raise ServerError(
+            f"vllm_server_host: {host!r}: whoever reaches it could {powers}; set {access.TOKEN}, the same for the "
+            f"server and all that use it: export {access.TOKEN}=$(openssl rand -hex 32)"
+        )
+    return (
+        f"{url}: open to every machine that reaches it: {access.OPEN_PATH} to all; to {powers}, {who}. Nothing is "
+        f"encrypted: keep it in a network of your own"
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -151,7 +166,7 @@ def check_server(url: str, values: dict[str, Any], context: int, tokenizer: Any,
     That the weights, and with them the rotary base, are the same is proved by log-probabilities once they were sent.
     """
     faults = version_faults(_get(f"{url}/version")["version"])
-    answer = requests.get(f"{url}/server_info", params={"config_format": "json"}, timeout=60)
+    answer = access.ask("get", f"{url}/server_info", params={"config_format": "json"}, timeout=60)
     if answer.status_code == 404:
         faults.append("has no development endpoints, through which weights are sent; VLLM_SERVER_DEV_MODE=1 opens them")
     else:
@@ -193,13 +208,14 @@ def config_faults(
 def _token_faults(url: str, model: str, tokenizer: Any) -> list[str]:
     text = "12 + 7 = \\boxed{19}.\n" + "".join(tokenizer.all_special_tokens)
     body = {"model": model, "prompt": text, "add_special_tokens": False}
-    theirs = requests.post(f"{url}/tokenize", json=body, timeout=60).json().get("tokens")
+    theirs = access.ask("post", f"{url}/tokenize", json=body, timeout=60).json().get("tokens")
     ours = tokenizer(text, add_special_tokens=False)["input_ids"]
     return [] if theirs == ours else [f"tokenises {text!r} as {theirs}, the trainer as {ours}"]
 
 
 def _get(url: str) -> dict[str, Any]:
-    answer = requests.get(url, timeout=60)
+    answer = access.ask("get", url, timeout=60)
     if answer.status_code != 200:
-        raise ServerError(f"{url}: {answer.status_code}; expected a vLLM server")
+        why = f"; it asks for {access.TOKEN}" if answer.status_code == 401 else ""
+        raise ServerError(f"{url}: {answer.status_code}{why}; expected a vLLM server")
     return answer.json()

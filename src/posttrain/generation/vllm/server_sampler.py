@@ -15,9 +15,10 @@ from urllib3.util import Retry
 from posttrain.console import plural
 from posttrain.generation.sample import Decoding, Sample, Tick, unheard
 from posttrain.generation.samplers import to_sample
+from posttrain.generation.vllm import access
 from posttrain.generation.vllm.server import ServerError
 
-KEY = "OPENAI_API_KEY"  # only ever from the environment
+KEY = "OPENAI_API_KEY"  # for servers of others; only ever from the environment, as the token of ours
 TIMEOUT = (10, 3600)  # seconds to connect, and for one completion
 RETRIES = Retry(total=4, backoff_factor=1, status_forcelist=(429, 502, 503, 504), allowed_methods=("GET", "POST"))
 
@@ -32,7 +33,9 @@ class ServerSampler:
         adapter = HTTPAdapter(max_retries=RETRIES, pool_maxsize=concurrency)
         self.session.mount("http://", adapter)
         self.session.mount("https://", adapter)
-        if os.environ.get(KEY):
+        if access.token():
+            self.session.auth = access.Bearer()
+        elif os.environ.get(KEY):
             self.session.headers["Authorization"] = f"Bearer {os.environ[KEY]}"
         served = [entry["id"] for entry in self._ask("get", "/v1/models")["data"]]
         if model not in served:

@@ -17,8 +17,10 @@ import torch
 from torch.distributed import PrefixStore, TCPStore
 from torch.distributed.distributed_c10d import BroadcastOptions, ProcessGroupGloo
 
+from posttrain.console import say
+from posttrain.generation.vllm.access import address_towards, ask, with_token
+
 NAME = "gloo"
-LOOPBACK = "127.0.0.1"
 TIMEOUT = timedelta(seconds=120)  # a lost peer is an error then, not a wait for ever
 
 
@@ -33,12 +35,18 @@ def register() -> None:
 
 
 class Broadcast:
-    """A process group of one trainer (rank 0) and the server's workers, beside whatever other groups there are."""
+    """A process group of one trainer (rank 0) and the server's workers, beside whatever other groups there are.
+
+    It listens at no address but the one by which this machine reaches `address`, which is the trainer's.
+    """
 
     def __init__(self, address: str, port: int, rank: int, world_size: int, listener: socket.socket | None = None):
         own = {"master_listen_fd": listener.detach()} if listener else {}
         store = TCPStore(address, port, world_size, is_master=rank == 0, timeout=TIMEOUT, wait_for_workers=False, **own)
-        self.group = ProcessGroupGloo(PrefixStore("posttrain_weights", store), rank, world_size, timeout=TIMEOUT)
+        options = ProcessGroupGloo._Options()
+        options._timeout = TIMEOUT
+        options._devices = [ProcessGroupGloo.create_device(hostname=address_towards(address))]
+        self.group = ProcessGroupGloo(PrefixStore("posttrain_weights", store), rank, world_size, options)
         self.store = store  # the group does not keep it alive
         self.options = BroadcastOptions()
         self.options.rootRank, self.options.rootTensor, self.options.timeout = 0, 0, TIMEOUT
@@ -49,20 +57,25 @@ class Broadcast:
 
 
 @contextmanager
-def over_gloo() -> Iterator[None]:
-    """Inside, TRL's GRPOTrainer connects to its server over gloo.
+def our_client(use_cpu: bool) -> Iterator[None]:
+    """Inside, TRL's GRPOTrainer connects to its server with the token, and on a CPU over gloo.
 
-    TRL 1.16 makes its client by a name of its module and leaves no other place to choose the transport, so the name is
-    replaced while a trainer is built.
+    TRL 1.16 makes its client by a name of its module and leaves no other place to choose token and transport, so the
+    name is replaced while a trainer is built.
     """
     from trl.generation import vllm_generation
 
     theirs = vllm_generation.VLLMClient
-    vllm_generation.VLLMClient = gloo_client(theirs)
+    vllm_generation.VLLMClient = client_class(theirs, use_cpu)
     try:
         yield
     finally:
         vllm_generation.VLLMClient = theirs
+
+
+def client_class(base: type, use_cpu: bool) -> type:
+    """TRL's client class as this machine needs it."""
+    return with_token(gloo_client(base) if use_cpu else base)
 
 
 def gloo_client(base: type) -> type:
@@ -79,15 +92,16 @@ def gloo_client(base: type) -> type:
                     f"{self.base_url}: weight transfer {configured!r}: a trainer on CPU needs {NAME!r}; start the "
                     f"server by `make serve RECIPE=…` on this machine"
                 )
-            listener = socket.socket()
-            listener.bind((LOOPBACK, 0))  # a port of the kernel's choice, and never free for another one to take
-            listener.listen()
+            own = address_towards(self.host)
+            # A port of the kernel's choice, and never free for another one to take.
+            listener = socket.create_server((own, 0), family=socket.AF_INET6 if ":" in own else socket.AF_INET)
             port, world_size = listener.getsockname()[1], self.get_world_size() + 1
-            where = {"master_address": LOOPBACK, "master_port": port, "rank_offset": 1, "world_size": world_size}
+            say(f"weights go from {own}:{port}, open to the network of {self.base_url} while the run lasts")
+            where = {"master_address": own, "master_port": port, "rank_offset": 1, "world_size": world_size}
             with ThreadPoolExecutor(1) as requests:  # the server answers only when all have met
                 url = f"{self.base_url}/init_weight_transfer_engine"
                 answer = requests.submit(self._post, url, json={"init_info": where})
-                self.communicator = Broadcast(LOOPBACK, port, 0, world_size, listener)
+                self.communicator = Broadcast(own, port, 0, world_size, listener)
                 answer.result()
 
         def update_named_params(self, metadata: list[Any], named_params: Iterator[tuple[str, torch.Tensor]]) -> None:
@@ -115,8 +129,6 @@ def gloo_client(base: type) -> type:
 
 
 def _post_once(url: str, body: dict[str, Any]) -> None:
-    import requests
-
-    answer = requests.post(url, json=body, timeout=TIMEOUT.total_seconds())
+    answer = ask("post", url, json=body, timeout=TIMEOUT.total_seconds())
     if answer.status_code != 200:
         raise RuntimeError(f"{url}: {answer.status_code}: {answer.text[:500]}")

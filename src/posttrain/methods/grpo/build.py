@@ -18,7 +18,7 @@ from posttrain.data.rows import QUESTIONS, by_content, read_parquet
 from posttrain.errors import PosttrainError
 from posttrain.generation.slots import SlotEngine
 from posttrain.generation.vllm import server
-from posttrain.generation.vllm.weight_transfer import over_gloo
+from posttrain.generation.vllm.weight_transfer import our_client
 from posttrain.grading.grader import Grader
 from posttrain.hardware import Hardware
 from posttrain.lineage import digest
@@ -150,11 +150,7 @@ def server_connection(
         context = prompts.longest + arguments.max_completion_length
         server.check_server(url, recipe.values, context, tokenizer, start)
     PartialState().wait_for_everyone()
-    if not hardware.use_cpu:
-        yield
-        return
-    say("weights go to the server over gloo, as there is no GPU (posttrain.generation.vllm.weight_transfer)")
-    with over_gloo():
+    with our_client(hardware.use_cpu):
         yield
 
 
