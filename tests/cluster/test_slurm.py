@@ -50,11 +50,11 @@ def test_a_job_on_two_nodes_trains_what_one_process_does(cluster, tiny_data, tmp
 def test_a_requeued_job_goes_on(cluster, tiny_data, tmp_path, how):
     """Slurm's notice before the end of the time makes a run save and leave; a requeue ends it at any moment."""
     out, log = tmp_path / "run", tmp_path / "log"
-    steps = {"max_steps": 200, "save_steps": 20, "num_train_epochs": 50}
+    steps = {"max_steps": 80, "save_steps": 10, "num_train_epochs": 50}
     recipe, *overrides = arguments(tiny_data, out, **HALF, **steps)[1:]
     job = submit(cluster, log, "--nodes=2", "slurm/train.sbatch", recipe, TWO, *overrides)
     deadline = time.monotonic() + 300
-    while not (out / "checkpoint-20/complete.json").is_file() and time.monotonic() < deadline:
+    while not (out / "checkpoint-10/complete.json").is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
     if how == "requeued":
         cluster("scontrol", "requeue", job)
@@ -63,7 +63,7 @@ def test_a_requeued_job_goes_on(cluster, tiny_data, tmp_path, how):
     assert cluster.wait(job, 600) == ["COMPLETED"], log.read_text()[-3000:]
     first, second = record(out)["sessions"]
     assert ("ended" in first) == (how != "requeued")
-    assert int(second["resumed_from"].removeprefix("checkpoint-")) >= 20
+    assert int(second["resumed_from"].removeprefix("checkpoint-")) >= 10
     whole = tmp_path / "whole"
     recipe, *overrides = arguments(tiny_data, whole, **HALF, **steps)[1:]
     job = submit(cluster, tmp_path / "whole_log", "--nodes=2", "slurm/train.sbatch", recipe, TWO, *overrides)

@@ -24,13 +24,13 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def write_traces(out: Path) -> None:
-    """A directory of four files of rows, the third of which holds one that is no row."""
-    for number in range(4):
-        rows = [
-            {"problem": f"What is {n} + {number}?", "solution": f"It is \\boxed{{{n + number}}}."} for n in range(30)
+def write_traces(out: Path, files: int = 4, rows: int = 30) -> None:
+    """A directory of files of rows, the third of which holds one that is no row."""
+    for number in range(files):
+        made = [
+            {"problem": f"What is {n} + {number}?", "solution": f"It is \\boxed{{{n + number}}}."} for n in range(rows)
         ]
-        lines = [json.dumps({**row, "answer": row["solution"][13:-2]}) for row in rows]
+        lines = [json.dumps({**row, "answer": row["solution"][13:-2]}) for row in made]
         (out / f"{number}.jsonl").write_text("\n".join([*lines, "no row" if number == 2 else lines[0], ""]))
 
 

@@ -147,15 +147,16 @@ def four_hosts() -> Iterator[dict[str, Host]]:
 
 
 def launched(
-    own: dict[str, Host], config: str | Path, words: Sequence[object], python: object = sys.executable, **options: Any
-) -> list[Running]:
-    """A script started on both trainers by `accelerate launch`, one process on each, as docs/machines.md says."""
+    own: dict[str, Host], config: str | Path, words: Sequence[object], python: object = sys.executable,
+    second: dict[str, Any] | None = None, **options: Any,
+) -> list[Running]:  # fmt: skip
+    """A script started on both trainers by `accelerate launch`, one process on each; `second` is for the other one."""
     main = own["trainer1"].address
     return [
         own[name].start(
             python, "-m", "accelerate.commands.launch", "--config_file", config, "--num_machines", 2,
             "--machine_rank", rank, "--num_processes", 2, "--main_process_ip", main, "--main_process_port", 29500,
-            *words, **options,
+            *words, **options, **((second or {}) if rank else {}),
         )
         for rank, name in enumerate(("trainer1", "trainer2"))
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hosts import Host
+from hosts import Host, Running
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
@@ -92,7 +92,7 @@ def slurm(directory: Path, controller: Host, nodes: Sequence[Host]) -> Iterator[
     configuration.write_text(text.replace("PartitionName", "\n".join([*lines, "PartitionName"])))
     daemons = []
     try:
-        daemons.append(_munge(directory))
+        daemons.append(_munge(directory, controller))
         daemons.append(controller.start("slurmctld", "-D", "-f", configuration, stdout=subprocess.DEVNULL))
         daemons += [
             node.start("slurmd", "-D", "-f", configuration, "-N", node.name, stdout=subprocess.DEVNULL)
@@ -113,7 +113,7 @@ def slurm(directory: Path, controller: Host, nodes: Sequence[Host]) -> Iterator[
             daemon.wait()
 
 
-def _munge(directory: Path) -> "subprocess.Popen[str]":
+def _munge(directory: Path, host: Host) -> Running:
     """A munge daemon of its own: its socket is a file, so that it serves every host."""
     key = directory / "munge.key"
     key.write_bytes(os.urandom(128))
@@ -121,10 +121,7 @@ def _munge(directory: Path) -> "subprocess.Popen[str]":
     files = {"key-file": key, "socket": directory / "munge.socket"}
     files |= {name: directory / f"munge.{name}" for name in ("pid-file", "log-file", "seed-file")}
     words = [f"--{name}={path}" for name, path in files.items()]
-    command = ["munged", "--foreground", "--force", "--num-threads=2", *words]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, text=True
-    )
+    return host.start("munged", "--foreground", "--force", "--num-threads=2", *words, stdout=subprocess.DEVNULL)
 
 
 def _wait_for_nodes(ready: Slurm, number: int) -> None:
