@@ -1,6 +1,7 @@
 """The shape of a model, from a config alone: of a directory, of the shipped table, or of the hub. Without torch."""
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -120,24 +121,31 @@ def _of_directory(path: Path) -> Shape:
     try:
         return shape_of(json.loads((path / "config.json").read_text()), f"{path}/config.json")
     except FileNotFoundError:
-        start = start_of_run(path.parent if path.name == "final" or path.name.startswith("checkpoint-") else path)
-        if start is None:
+        written = recipe_that_writes(path)
+        if written is None:
             raise ShapeError(
                 f"{path}: has no config.json, and no recipe of recipes/ writes there; name a model of its shape by "
                 f"--model_name_or_path"
             ) from None
-        return read_shape(start)
+        return read_shape(str(written["model_name_or_path"]), written.get("model_revision"))
     except (OSError, ValueError) as error:
         raise ShapeError(f"{path}/config.json: cannot be read ({error}); copy it again") from error
 
 
-def start_of_run(directory: Path) -> str | None:
-    """The model that the recipe which writes `directory` starts from; None where no recipe of recipes/ does."""
-    for path in sorted(Path("recipes").glob("*.yaml")):
-        values = yaml.safe_load(path.read_text())
-        if isinstance(values, dict) and Path(str(values.get("output_dir"))) == directory:
-            start = values.get("model_name_or_path")
-            return None if start is None or Path(start).parent == directory else str(start)
+def recipe_that_writes(directory: Path) -> dict[str, Any] | None:
+    """The values of the recipe of recipes/ whose run leaves its model in `directory`, or None.
+
+    Headers of other recipes count too: they name such a run by `recipes/x.yaml … --output_dir DIRECTORY`.
+    """
+    run = directory.parent if directory.name == "final" or directory.name.startswith("checkpoint-") else directory
+    contents = {path: path.read_text() for path in sorted(Path("recipes").glob("*.yaml"))}
+    for path, text in contents.items():
+        named = rf"{re.escape(str(path))}\b.*--output_dir {re.escape(str(run))}(?!\S)"
+        content = yaml.safe_load(text)
+        writes = isinstance(content, dict) and Path(str(content.get("output_dir"))) == run
+        if writes or any(re.search(named, header) for header in contents.values()):
+            start = content.get("model_name_or_path")
+            return None if start is None or Path(str(start)).parent == run else content
     return None
 
 

@@ -47,6 +47,7 @@ class Lines:
         if key is None:
             return f"{self.path}: {f'{keys[0]}: (not set): ' if keys else ''}{text}"
         entry = self.entries[key]
+        text = text.removeprefix(f"{entry.value}: ")
         return f"{entry.where}: {key}: {entry.value}: {text}"
 
     def _named(self, text: str, keys: Sequence[str]) -> str | None:

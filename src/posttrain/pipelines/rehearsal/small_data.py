@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 from posttrain.data.manifest import Source, split_path, write_dataset, write_manifest
 from posttrain.data.rows import Row, by_content, read_parquet, row_id, text_row, write_table
 from posttrain.data.sources import tiny_world
-from posttrain.errors import PosttrainError
 from posttrain.pipelines.preference_data import OUTCOME_SCHEMA, PAIR_SCHEMA
 
 ROWS = {"train": 32, "validation": 8}
 LOOKED_AT = 400  # rows of a split, of which the shorter ones are taken
 MADE = Source(id="posttrain.tiny_world", licence="Apache-2.0")
 QUESTIONS = 8  # that a rehearsal evaluates
+BANK = "bank.pt"  # of the facts that are made up
 BENCHMARK = "tiny_1step"  # whose questions anybody can make up
 
 
@@ -59,13 +59,27 @@ def make_up(trainer: str, prompt: str, out: Path) -> None:
     elif trainer in ("kto", "value"):
         judged = {split: [one for row in rows for one in _outcomes(row)] for split, rows in splits.items()}
         _write_judged(out, judged, OUTCOME_SCHEMA)
-    elif trainer == "memory_sft":
-        raise PosttrainError("rows of an explicit memory are not made up; prepare its data, see the recipe's header")
     elif prompt == "none":
         texts = {split: [text_row(_text(row), "tiny_world") for row in rows] for split, rows in splits.items()}
         write_dataset(out, texts, MADE, 0, {}, None)
     else:
         write_dataset(out, splits, MADE, 0, {}, None)
+
+
+def make_up_facts(tokenizer: Any, length: int, out: Path) -> None:
+    """Write questions about 256 facts for an explicit memory, and a bank of their sentences of `length` tokens each."""
+    from posttrain.data.sources import tiny_facts
+    from posttrain.data.sources.omcq import write_questions
+    from posttrain.memory.bank.cache import BankShape, as_fact, build_bank, write_bank
+
+    facts = tiny_facts.make_facts(8, 0)
+    write_questions(out / "sentences.json", [fact.as_sentence() for fact in facts])
+    for split in ROWS:
+        write_questions(out / f"{split}.json", [fact.as_item(split) for fact in facts])
+    shape = BankShape(len(facts), length, len(tokenizer), tokenizer.pad_token_id)
+    encode = lambda sentences: tokenizer(sentences, add_special_tokens=False)["input_ids"]  # noqa: E731
+    bank, mappings, _ = build_bank([as_fact(fact.as_sentence()) for fact in facts], encode, shape)
+    write_bank(out / BANK, bank, mappings, {"source_file": str(out / "sentences.json")})
 
 
 def make_up_questions(data_dir: Path) -> str:

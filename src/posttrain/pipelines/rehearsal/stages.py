@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import requests
 import yaml
 
 from posttrain import lineage, processes
@@ -42,14 +43,19 @@ class Stages:
     out: Path
     overrides: Mapping[str, Any]
     user: Sequence[str] = ()  # the overrides of the command line, under ours
+    python: str = sys.executable
+
+    def script(self, name: str, run: str) -> list[str]:
+        """A script and its arguments, for a run that writes `out`/`run`."""
+        ours = override_arguments({**self.overrides, "output_dir": str(self.out / run)})
+        return [str(SCRIPTS / f"{name}.py"), str(self.recipe), *self.user, *ours]
 
     def train(self, run: str) -> list[str]:
         """The command of a training run that writes `out`/`run`."""
-        ours = override_arguments({**self.overrides, "output_dir": str(self.out / run)})
-        script = [str(SCRIPTS / f"{self.trainer}.py"), str(self.recipe), *self.user, *ours]
+        script = self.script(self.trainer, run)
         if self.trainer == "expert_iteration" or self.processes == 1:
-            return [sys.executable, *script]
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+            return [self.python, *script]
+        launcher = [self.python, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
         return [*launcher, "--config_file", str(self.config), *script]
 
     @property
@@ -58,7 +64,13 @@ class Stages:
 
     def environment(self) -> dict[str, str]:
         """Nothing is asked of the hub; the config is named, as plain Python starts a single process."""
-        ours = {"HF_HUB_OFFLINE": "1", VARIABLE: str(self.config), "TOKENIZERS_PARALLELISM": "false"}
+        path = os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH", "")]))
+        ours = {
+            "HF_HUB_OFFLINE": "1",
+            VARIABLE: str(self.config),
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": path,
+        }
         return {**os.environ, **ours, "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")}
 
     def run(self, name: str, command: Sequence[str]) -> str:
@@ -83,6 +95,16 @@ class Stages:
                 end(process.pid)
         if not mark.exists():
             raise StageError(f"{why(log.read_text())} (no checkpoint came; {log})")
+
+    @contextmanager
+    def serving(self, name: str, command: Sequence[str], url: str) -> Iterator[None]:
+        """A server while the block lasts, which begins when it answers; raises StageError where it never does."""
+        log, deadline = self._log(name, command), time.monotonic() + LONGEST_SECONDS
+        with self._running(command, log) as process:
+            while not answers(url):
+                if _exit_code(process, 1.0) is not None or time.monotonic() > deadline:
+                    raise StageError(f"{why(log.read_text())} (the server did not come up; {log})")
+            yield
 
     @contextmanager
     def _running(self, command: Sequence[str], log: Path) -> Iterator[Any]:
@@ -113,6 +135,14 @@ def _exit_code(process: "subprocess.Popen[Any] | BaseProcess", seconds: float) -
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return None
+
+
+def answers(url: str) -> bool:
+    """Whether a server is up."""
+    try:
+        return requests.get(f"{url}/health", timeout=2).status_code == 200
+    except requests.RequestException:
+        return False
 
 
 def why(output: str) -> str:

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from posttrain.errors import PosttrainError
 from posttrain.models.source import ADAPTER_CONFIG, HUB_NAME, LOCAL_ROOTS, adapter_base
-from posttrain.plan.shapes import Shape, base_name, read_shape, shipped
+from posttrain.plan.shapes import Shape, base_name, read_shape, recipe_that_writes, shipped
 
 NARROW = {"hidden_size": 64, "num_attention_heads": 2, "head_dim": 32, "intermediate_size": 128}
 LAYERS = 2
@@ -68,18 +66,6 @@ def find_source(name: str, places: Places, revision: str | None = None) -> Sourc
     if places.tokenizer is None and _is_in_the_table(name) and not _is_cached(name):
         raise SourceError(f"{name}: its tokenizer is not on this machine; name one of its family by --tokenizer DIR")
     return Source(name, shape, None, str(places.tokenizer or name))
-
-
-def recipe_that_writes(directory: Path) -> dict[str, Any] | None:
-    """The values of the recipe of recipes/ whose run leaves its model in `directory`, or None."""
-    run = directory.parent if directory.name == "final" or directory.name.startswith("checkpoint-") else directory
-    for path in sorted(Path("recipes").glob("*.yaml")):
-        content = yaml.safe_load(path.read_text())
-        written = isinstance(content, dict) and f"--output_dir {run}\n" in f"{path.read_text()}\n"
-        if written or (isinstance(content, dict) and Path(str(content.get("output_dir"))) == run):
-            start = content.get("model_name_or_path")
-            return None if start is None or Path(str(start)).parent == run else content
-    return None
 
 
 def _beside(name: str, models: Path | None) -> Path | None:
