@@ -10,6 +10,7 @@ import yaml
 from posttrain.hardware import FLASH, KERNELS
 from posttrain.pipelines.rehearsal.small_data import BANK
 from posttrain.recipe.methods import find_method
+from posttrain.recipe.schema import accepts
 
 PROCESSES = 2  # that stand for several
 GENERATIONS = 3  # steps, or generations where steps share one
@@ -105,6 +106,7 @@ def overrides_here(values: dict[str, Any], model: Path, out: Path) -> dict[str, 
     small |= {"grpo": _grpo, "expert_iteration": _rounds, "memory_sft": _memory}.get(trainer, _nothing)(values, out)
     known = find_method(trainer).fields
     unset = {key for key, value in small.items() if value in (None, False, 0, "no") and key not in values}
+    unset |= {key for key in known if small.get(key, 0) is None and not accepts(known[key].annotation, None)}
     return {key: value for key, value in small.items() if key in known and key not in unset}
 
 

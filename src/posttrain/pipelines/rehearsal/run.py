@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from posttrain import lineage
+from posttrain.console import counted
 from posttrain.data.benchmarks import declarations
-from posttrain.errors import PosttrainError
+from posttrain.evaluation.results import METRICS_FILE
 from posttrain.generation.vllm.server import LOOPBACK
 from posttrain.models.source import ADAPTER_CONFIG
 from posttrain.pipelines.rehearsal import small_data
@@ -138,7 +139,16 @@ def evaluate(stages: Stages, values: dict[str, Any], findings: Findings) -> None
         }  # fmt: skip
         path = stages.out / "eval.yaml"
         path.write_text(yaml.safe_dump(recipe, sort_keys=False))
-        told.text = f"{benchmark}: {stages.run('eval', [sys.executable, str(SCRIPTS / 'eval.py'), str(path)])}"
+        stages.run("eval", [sys.executable, str(SCRIPTS / "eval.py"), str(path)])
+        told.text = answered(stages.out / "evals" / benchmark)
+
+
+def answered(directory: Path) -> str:
+    """What became of the answers to a benchmark."""
+    metrics = lineage.read_json(directory / METRICS_FILE)
+    if metrics is None:
+        raise StageError(f"{directory}: has no {METRICS_FILE}")
+    return f"{metrics['n']} answers on {metrics['benchmark']}: {counted(metrics['counts'])}"
 
 
 def ask_memory(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
@@ -188,6 +198,6 @@ def answer(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
         where = Stages(stages.recipe, stages.trainer, stages.config, stages.out, asked, stages.user)
         if stages.processes > 1:
             raise StageError(f"{stages.trainer}.py is one process; name a config of one process")
-        told.text = where.run(stages.trainer, where.train(WHOLE))
-        if not any((stages.out / WHOLE).iterdir()):
-            raise PosttrainError("it wrote nothing")
+        told.text = where.run(stages.trainer, where.train(WHOLE)).removeprefix(f"{stages.out / WHOLE}: ")
+        if stages.trainer == "eval":
+            told.text = answered(stages.out / WHOLE / str(asked["benchmarks"]))

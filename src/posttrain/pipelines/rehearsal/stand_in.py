@@ -98,7 +98,12 @@ def write_stand_in(source: Source, out: Path, layers: int | None, eos_token: str
     from posttrain.data.encode import load_tokenizer
     from posttrain.models.loading import set_generation_end
 
-    tokenizer = load_tokenizer(source.tokenizer, None, eos_token or source.eos_token)
+    try:
+        tokenizer = load_tokenizer(source.tokenizer, None, eos_token or source.eos_token)
+    except PosttrainError as error:
+        if source.directory is not None or str(error).startswith("eos_token"):
+            raise
+        raise SourceError(f"{error}; or name a tokenizer of its family by --tokenizer DIR") from error
     tokenizer.save_pretrained(out)
     small = source.directory is not None and source.shape.parameters <= SMALL
     if small and list(source.directory.glob("*.safetensors")) and source.name == str(source.directory):
