@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY, config_copy, run_script
 
 from posttrain.jsonl import SEAL
 
@@ -34,8 +34,20 @@ def test_an_adapter_is_trained_killed_resumed_merged_evaluated_and_reported(tmp_
     assert set(checks) == EVERYTHING
     assert [name for name, check in checks.items() if check["state"] != "passed"] == ["dataset"]
     assert checks["SIGKILL and resume"]["detail"].startswith("from checkpoint-1, then bit for bit the same")
-    assert (out / "report/index.html").is_file() and (out / "merged/model.safetensors").is_file()
+    assert checks["merge"]["detail"].startswith("logits differ from base and adapter by at most")
+    assert (out / "report/index.html").is_file() and not list(out.rglob("*.safetensors"))  # weights are not kept
     assert not (REPOSITORY / "outputs/tiny_sft/rehearsal.json").exists()
+
+
+@pytest.mark.exhaustive
+def test_packing_under_an_attention_that_mixes_rows_is_named_before_a_step(tmp_path):
+    config = config_copy(tmp_path, "cpu", toggles={"attn_implementation": "eager"})
+    done = run_script("src/rehearse.py", "recipes/tiny_sft.yaml", config, "--out", tmp_path / "out", "--stand-in-data")
+    lines = (REPOSITORY / "recipes/tiny_sft.yaml").read_text().splitlines()
+    number = next(n for n, line in enumerate(lines, start=1) if line.startswith("packing:"))
+    assert done.returncode == 1
+    assert f"recipes/tiny_sft.yaml:{number}: packing: True: " in done.stdout, done.stdout
+    assert not list((tmp_path / "out").rglob("checkpoint-*"))
 
 
 @pytest.mark.exhaustive

@@ -16,6 +16,7 @@ PROCESSES = 2  # that stand for several
 GENERATIONS = 3  # steps, or generations where steps share one
 TOKENS = 24  # of a sampled answer
 LONGEST = 1024  # tokens of a row
+LENGTH = "soft_overlong"  # a reward that differs between answers none of which is right
 IN_PROCESS = {  # keys of a GRPO recipe that samples in its own process
     "use_vllm": False, "server_args": None, "vllm_pipeline_parallel_size": 1, "generation_kwargs": None,
 }  # fmt: skip
@@ -76,6 +77,8 @@ def differences_of(values: dict[str, Any], config: dict[str, Any]) -> dict[str, 
     trackers = values.get("report_to", "none")
     if trackers not in ("none", [], None):
         differences["trackers"] = f"none here, {trackers if isinstance(trackers, str) else ', '.join(trackers)} there"
+    if values["trainer"] == "grpo" and LENGTH not in values["reward_funcs"]:
+        differences["rewards"] = f"{LENGTH} is added here, as no answer of a random model is right"
     if values.get("use_vllm"):
         differences["server"] = "a CPU's, in float32, for three steps here; GPUs' there"
     return differences
@@ -129,12 +132,15 @@ def _batches(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _grpo(values: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Two completions of each prompt, sampled in the training process."""
+    """Two completions of each prompt, sampled in the training process, and a reward that tells random ones apart."""
     small = {"num_generations": 2, "generation_batch_size": None, "probe": "warn", "guard_prompts": 4}
     if values.get("guard_steps"):
         small["guard_steps"] = _batches(values)["save_steps"]
     if values.get("dynamic_sampling"):
         small["max_generation_batches"] = 2
+    if LENGTH not in values["reward_funcs"]:
+        weights = values.get("reward_weights")
+        small |= {"reward_funcs": [*values["reward_funcs"], LENGTH], "reward_weights": weights and [*weights, 1.0]}
     return small | (IN_PROCESS if values.get("use_vllm") else {})
 
 

@@ -34,19 +34,28 @@ def run_all(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
         benchmark, data_dir = questions(stages, values)
         asked = {"benchmarks": benchmark, "data_dir": str(data_dir)}
         stages = dataclasses.replace(stages, overrides={**stages.overrides, **asked})
-    if stages.trainer in ("eval", "sample"):
-        answer(stages, values, findings)
-        return
-    for stage in (train, resume, serve, merge, evaluate, report):
+    for stage in (answer,) if stages.trainer in ("eval", "sample") else (train, resume, serve, merge, evaluate, report):
         stage(stages, values, findings)
         if findings.failed:
             return
+    tidy(stages.out)
+
+
+def tidy(out: Path) -> None:
+    """Remove the weights of a rehearsal that went well; pages, logs and records stay."""
+    for path in (out / "model", out / "teacher", out / "merged", out / KILLED, out / SERVED, out / WHOLE / "final"):
+        if path.is_symlink():
+            path.unlink()
+        shutil.rmtree(path, ignore_errors=True)
+    for path in [*(out / WHOLE).rglob("checkpoint-*"), *(out / WHOLE).rglob("final")]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def train(stages: Stages, values: dict[str, Any], findings: Findings) -> None:
     """The run that nothing disturbs."""
     several = f" on {stages.processes} processes" if stages.processes > 1 else ""
-    with findings.check("packing and three steps" if values.get("packing") else "three steps") as told:
+    packing = bool(values.get("packing"))
+    with findings.check("packing and three steps" if packing else "three steps", ("packing",) * packing) as told:
         stages.run("train", stages.train(WHOLE))
         told.text = facts(stages.out / WHOLE) + several
 
