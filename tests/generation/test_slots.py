@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from posttrain.errors import PosttrainError
-from posttrain.generation.sample import Decoding
+from posttrain.generation.sample import Decoding, unheard
 from posttrain.generation.samplers import HfSampler
 from posttrain.generation.slots import Row, SlotEngine, choose, uniforms
 
@@ -121,3 +121,26 @@ def test_what_the_engine_cannot_do_is_refused(model):
     sliding = Qwen2ForCausalLM(Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=0))
     with pytest.raises(PosttrainError, match="without full attention"):
         SlotEngine(sliding, 2)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_what_is_measured_while_sampling_is_what_one_more_pass_finds(model, temperature):
+    asked = [(i, [1 + i, 5, 9 + 2 * i][: 1 + i % 3]) for i in range(20)]  # more than two pieces of rows
+    rows = list(SlotEngine(model, 20).complete_rows(asked, 12, lambda ids: ids[-1] < 9, temperature, measured=True))
+    assert len(rows) == 20 and len({len(row.ids) for row in rows}) > 2
+    for row in rows:
+        logits = model(torch.tensor([row.prompt + row.ids])).logits[0, len(row.prompt) - 1 : -1]
+        log_p = logits.log_softmax(-1)
+        assert row.logprob == pytest.approx(log_p.gather(-1, torch.tensor(row.ids)[:, None]).sum().item(), abs=1e-3)
+        assert row.entropy == pytest.approx(-(log_p.exp() * log_p).sum().item(), abs=1e-3)
+
+
+def test_measuring_changes_no_sample():
+    path = REPOSITORY / "assets/tiny_base"
+    tokenizer, model = AutoTokenizer.from_pretrained(path), Qwen2ForCausalLM.from_pretrained(path)
+    asked = list(enumerate(tokenizer(["12+7=", "3*9=27. 27-8=", "5-"])["input_ids"] * 5))
+    sampler, decoding = HfSampler(model, tokenizer, 15), Decoding(12, 0.7, 0.9, 0, (tokenizer.eos_token_id,))
+    plain = list(sampler.complete(asked, unheard, decoding))
+    for sample, other in zip(sampler.complete_measured(asked, unheard, decoding), plain, strict=True):
+        assert (sample.index, sample.text, sample.tokens) == (other.index, other.text, other.tokens)
+        assert sample.logprob < 0 < sample.entropy

@@ -10,7 +10,7 @@ from conftest import REPOSITORY, run_script, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.errors import PosttrainError
-from posttrain.generation.sample import Decoding, Sample, unheard
+from posttrain.generation.sample import Decoding, MeasuredSample, unheard
 from posttrain.generation.samplers import HfSampler
 from posttrain.pipelines import likelihood, sampling_stage
 from posttrain.pipelines.expert_iteration import Rounds
@@ -54,9 +54,9 @@ class SmallMemory(HfSampler):
 
     holds: int
 
-    def complete(self, prompts, tick, decoding):
+    def complete_measured(self, prompts, tick, decoding):
         for index, _ in prompts:
-            yield Sample(index, f"{self.batch_size}", 1, "stop")
+            yield MeasuredSample(index, f"{self.batch_size}", 1, "stop", -1.0, 0.5)
             if self.batch_size > self.holds:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 

@@ -35,3 +35,11 @@ class Sample:
     text: str
     tokens: int
     finish_reason: str  # `stop` or `length`
+
+
+@dataclass(frozen=True)
+class MeasuredSample(Sample):
+    """A sample with its mean log-probability and entropy: nats per token at temperature 1, its end token included."""
+
+    logprob: float
+    entropy: float

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.console import plural
 from posttrain.generation.packed_weights import is_packed
-from posttrain.generation.sample import Decoding, Sample, Tick, unheard
-from posttrain.generation.slots import SlotEngine
+from posttrain.generation.sample import Decoding, MeasuredSample, Sample, Tick, unheard
+from posttrain.generation.slots import Row, SlotEngine
 from posttrain.generation.stretches import CUT, cut
 from posttrain.hardware import machine_facts
 from posttrain.models.host_memory import give_back
@@ -93,12 +93,20 @@ class HfSampler(StretchSampler):
 
     def complete(self, prompts: Prompts, tick: Tick, decoding: Decoding) -> Iterator[Sample]:
         """A sample of every prompt of one stretch."""
-        completions = self.engine.complete(
+        for row in self._rows(prompts, tick, decoding, measured=False):
+            yield to_sample(row.index, row.ids, decoding, self.tokenizer)
+
+    def complete_measured(self, prompts: Prompts, tick: Tick, decoding: Decoding) -> Iterator[MeasuredSample]:
+        """The same with what the model thought of each sample, under the logits that it was drawn from."""
+        for row in self._rows(prompts, tick, decoding, measured=True):
+            sample = to_sample(row.index, row.ids, decoding, self.tokenizer)
+            yield MeasuredSample(**vars(sample), logprob=row.logprob / len(row.ids), entropy=row.entropy / len(row.ids))
+
+    def _rows(self, prompts: Prompts, tick: Tick, decoding: Decoding, measured: bool) -> Iterator[Row]:
+        yield from self.engine.complete_rows(
             prompts, decoding.max_new_tokens, lambda ids: ending(ids, decoding, self.tokenizer) is not None,
-            decoding.temperature, decoding.top_p, decoding.seed, tick,
+            decoding.temperature, decoding.top_p, decoding.seed, tick, measured,
         )  # fmt: skip
-        for index, ids in completions:
-            yield to_sample(index, ids, decoding, self.tokenizer)
         if self.model.device.type == "cpu":
             give_back()
 

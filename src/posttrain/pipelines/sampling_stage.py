@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,7 +14,7 @@ from posttrain.console import warn
 from posttrain.data.prompts import declared_prompt, render_prompt
 from posttrain.errors import PosttrainError
 from posttrain.generation.open_sampler import local_sampler, open_server
-from posttrain.generation.sample import Decoding, Sample, Tick, unheard
+from posttrain.generation.sample import Decoding, MeasuredSample, Sample, Tick, unheard
 from posttrain.generation.samplers import HfSampler, Sampler, StretchSampler
 from posttrain.generation.share import Work
 from posttrain.generation.stretches import cut
@@ -25,6 +25,7 @@ from posttrain.pipelines import likelihood
 from posttrain.pipelines.rollouts import Question, Rollout, verify
 from posttrain.recipe.sampling_options import SampleOptions
 
+SomeSample = TypeVar("SomeSample", bound=Sample)
 ADVICE = "shorten --max_new_tokens, or ask less at once (--batch_size, --max-samples 25, --num-candidates 2)"
 
 
@@ -96,17 +97,16 @@ class SamplingStage:
 
 
 def answer(sampler: HfSampler, piece: Piece, tick: Tick) -> Iterator[Answered]:
-    """The questions of a piece, each as soon as its candidates are there, measured under the weights that sampled."""
-    n, prompts = piece.candidates, dict(piece.questions)
+    """The questions of a piece, each as soon as its candidates are there."""
+    n = piece.candidates
     asked = [(number * n + candidate, prompt) for number, prompt in piece.questions for candidate in range(n)]
     for number, samples in whole_questions(complete(sampler, asked, piece.decoding, tick), n):
-        means = likelihood.means(samples, prompts[number], sampler.model, sampler.tokenizer, piece.decoding.stop)
-        yield Answered(number, samples, means)
+        yield Answered(number, list(samples), [(sample.logprob, sample.entropy) for sample in samples])
 
 
-def whole_questions(samples: Iterable[Sample], n: int) -> Iterator[tuple[int, list[Sample]]]:
+def whole_questions(samples: Iterable[SomeSample], n: int) -> Iterator[tuple[int, list[SomeSample]]]:
     """Number and samples of each question whose `n` samples have come."""
-    waiting: dict[int, list[Sample]] = {}
+    waiting: dict[int, list[SomeSample]] = {}
     for sample in samples:
         number = sample.index // n
         found = waiting.setdefault(number, [])
@@ -117,13 +117,13 @@ def whole_questions(samples: Iterable[Sample], n: int) -> Iterator[tuple[int, li
 
 def complete(
     sampler: HfSampler, asked: list[tuple[int, list[int]]], decoding: Decoding, tick: Tick
-) -> Iterator[Sample]:
+) -> Iterator[MeasuredSample]:
     """A sample of everything asked; where memory runs out, the rest is sampled in batches of half the size."""
     sampled: set[int] = set()
     while True:
         left = [(index, prompt) for index, prompt in asked if index not in sampled]
         try:
-            for sample in sampler.complete(left, tick, decoding):
+            for sample in sampler.complete_measured(left, tick, decoding):
                 sampled.add(sample.index)
                 yield sample
             return

@@ -96,12 +96,15 @@ class MetricsFile(ContinuedFile):
 
 
 class GiveBack(TrainerCallback):
-    """Hands what a batch has freed back to the system, so that a run on a CPU needs no more memory every step."""
+    """Hands what a batch has freed back to the system, so that a run on a CPU needs no more memory every step.
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    Gradients are still held then: they are of the same sizes in every step, and to fetch their pages anew costs time.
+    """
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         give_back()
 
-    on_substep_end = on_prediction_step = on_step_end
+    on_substep_end = on_prediction_step = on_optimizer_step
 
 
 class SampleGenerations(ContinuedFile):
