@@ -1,8 +1,9 @@
 """Train and evaluate on a hundred batches of random lengths; print the resident bytes after each of them.
 
-    python tests/helpers/resident.py MODEL OUT "give back"|keep
+    python tests/helpers/resident.py MODEL OUT "give back"|keep|grpo
 
-The vocabulary is large, so that logits are the most of what a step holds.
+The vocabulary is large, so that logits are the most of what a step holds. `grpo` is a hundred steps of GRPO instead,
+whose completions end at random.
 """
 
 import json
@@ -14,8 +15,10 @@ from typing import Any
 import psutil
 from datasets import Dataset
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
-from trl import SFTConfig
+from trl import GRPOConfig, SFTConfig
 
+from posttrain.grading.grader import Grader
+from posttrain.methods.grpo.trainer import GrpoTrainer
 from posttrain.methods.sft import RecipeTrainer
 from posttrain.training.callbacks import GiveBack
 
@@ -42,11 +45,39 @@ def rows() -> Dataset:
     return Dataset.from_dict({"input_ids": ids, "labels": ids})
 
 
-def main(model: str, out: Path, mode: str) -> None:
+def build_model() -> Qwen2ForCausalLM:
     config = Qwen2Config(
         vocab_size=VOCABULARY, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2,
     )  # fmt: skip
+    return Qwen2ForCausalLM(config)
+
+
+def train_grpo(model: str, out: Path) -> dict[str, list[int]]:
+    """Resident bytes after every step; one token in twenty ends a completion."""
+    rng, resident, policy = random.Random(0), Resident(), build_model()
+    policy.generation_config.eos_token_id = list(range(VOCABULARY // 20))
+    rows = [{"id": str(i), "prompt": "3 + 4 = " * rng.randint(2, 12), "answer": "7"} for i in range(BATCHES)]
+    arguments = GRPOConfig(
+        output_dir=str(out), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
+        save_strategy="no", disable_tqdm=True, max_steps=BATCHES, per_device_train_batch_size=2 * ROWS,
+        num_generations=ROWS, max_completion_length=60, seed=0,
+    )  # fmt: skip
+    with Grader(workers=1) as grader:
+        trainer = GrpoTrainer(
+            grader=grader, model=policy, args=arguments, processing_class=AutoTokenizer.from_pretrained(model),
+            reward_funcs=[lambda completion_ids, **_: [float(len(ids)) for ids in completion_ids]],
+            train_dataset=Dataset.from_list(rows), callbacks=[],
+        )  # fmt: skip
+        trainer.add_callback(resident)
+        trainer.train()
+    return {"training": resident.seen["training"]}
+
+
+def main(model: str, out: Path, mode: str) -> None:
+    if mode == "grpo":
+        print(json.dumps(train_grpo(model, out)))
+        return
     arguments = SFTConfig(
         output_dir=str(out), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
         disable_tqdm=True, dataset_kwargs={"skip_prepare_dataset": True}, max_steps=BATCHES, save_strategy="no",
@@ -54,7 +85,7 @@ def main(model: str, out: Path, mode: str) -> None:
     )  # fmt: skip
     data, resident = rows(), Resident()
     trainer = RecipeTrainer(
-        model=Qwen2ForCausalLM(config), args=arguments, train_dataset=data, eval_dataset=data,
+        model=build_model(), args=arguments, train_dataset=data, eval_dataset=data,
         processing_class=AutoTokenizer.from_pretrained(model), callbacks=[],
     )  # fmt: skip
     if mode == "keep":

@@ -19,6 +19,14 @@ def test_the_peak_is_in_bytes():
     assert len(block) < peak_resident_bytes() < 2**40
 
 
+@pytest.mark.exhaustive
+@pytest.mark.skipif(not GLIBC, reason="the allocator gives back by itself")
+def test_a_hundred_steps_of_grpo_need_no_more_memory(models, tmp_path):
+    done = must(run_script(SCRIPT, models / "qwen2", tmp_path, "grpo"))
+    settled, *later = json.loads(done.stdout.splitlines()[-1])["training"][10:]
+    assert len(later) == 89 and max(later) < 1.02 * settled
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not GLIBC, reason="the allocator gives back by itself")
 def test_a_hundred_steps_of_random_lengths_need_no_more_memory(models, tmp_path):
