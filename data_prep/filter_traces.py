@@ -62,7 +62,7 @@ def main() -> None:
         parts, read_bytes, key = all_parts(inputs, settings, index, Path(directory), arguments)
         if arguments.share:
             k, n = arguments.share
-            say(f"share {k} of 0 to {n - 1} is made; when all are, the same command without --share writes the dataset")
+            say(f"share {k} of {n}, from 0, is made; when all are, the same command without --share writes the dataset")
             return
         table = selection.load_table(parts)
         tell_faults(parts, inputs, table, arguments.strict)

@@ -36,7 +36,7 @@ def main() -> None:
         say(f"study {arguments.study} → {output_dir}\n{header(facts(study))}")
         run_study(study, [gpu for gpu in arguments.gpus.split(",") if gpu], (k, n))
     if arguments.share:
-        say(f"share {k} of 0 to {n - 1} is done; when all are, --report-only writes the report")
+        say(f"share {k} of {n}, from 0, is done; when all are, --report-only writes the report")
         return
     say(f"{write_report(study, output_dir / REPORT)}→ {output_dir / REPORT}")
 

@@ -170,6 +170,7 @@ def table(cells: Sequence[Cell]) -> str:
     ]
     for cell in cells:
         said = re.sub(r"^error: (process \d+: )?", "", cell.line).partition("; ")[0]
+        said = re.sub(r"/\S*/disk/run", "outputs/run", said)
         happens = "goes on" if cell.went_on else f"“{said}”" if said else "the node ends with it"
         exact = "yes" if cell.exact else "**no**"
         rows.append(

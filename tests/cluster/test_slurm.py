@@ -39,7 +39,7 @@ def test_a_job_on_two_nodes_trains_what_one_process_does(cluster, tiny_data, tmp
     out, log = tmp_path / "run", tmp_path / "log"
     recipe, *overrides = arguments(tiny_data, out, **HALF)[1:]
     job = submit(cluster, log, "--nodes=2", "slurm/train.sbatch", recipe, TWO, *overrides)
-    assert cluster.wait(job, 300) == ["COMPLETED"], log.read_text()[-3000:]
+    assert cluster.wait(job, 1200) == ["COMPLETED"], log.read_text()[-3000:]
     must(run_script(*arguments(tiny_data, tmp_path / "one")))
     assert record(out)["accelerate"]["num_processes"] == 2
     assert losses(out) == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
@@ -60,14 +60,14 @@ def test_a_requeued_job_goes_on(cluster, tiny_data, tmp_path, how):
         cluster("scontrol", "requeue", job)
     else:
         cluster("scancel", "--batch", "--signal=USR1", job)
-    assert cluster.wait(job, 600) == ["COMPLETED"], log.read_text()[-3000:]
+    assert cluster.wait(job, 1200) == ["COMPLETED"], log.read_text()[-3000:]
     first, second = record(out)["sessions"]
     assert ("ended" in first) == (how != "requeued")
     assert int(second["resumed_from"].removeprefix("checkpoint-")) >= 10
     whole = tmp_path / "whole"
     recipe, *overrides = arguments(tiny_data, whole, **HALF, **steps)[1:]
     job = submit(cluster, tmp_path / "whole_log", "--nodes=2", "slurm/train.sbatch", recipe, TWO, *overrides)
-    assert cluster.wait(job, 300) == ["COMPLETED"]
+    assert cluster.wait(job, 1200) == ["COMPLETED"]
     assert (whole / "final/model.safetensors").read_bytes() == (out / "final/model.safetensors").read_bytes()
 
 
@@ -79,7 +79,7 @@ def test_data_prep_on_two_nodes_writes_the_bytes_of_one_process(cluster, once, t
         cluster, tmp_path / "log", "--nodes=2", "slurm/data_prep.sbatch", *options, "--tasks", 4, "--out",
         tmp_path / "two/out",
     )  # fmt: skip
-    assert cluster.wait(job, 300) == ["COMPLETED"], (tmp_path / "log").read_text()[-3000:]
+    assert cluster.wait(job, 1200) == ["COMPLETED"], (tmp_path / "log").read_text()[-3000:]
     must(run_script("data_prep/filter_traces.py", *options, "--processes", 1, "--out", tmp_path / "one/out"))
     assert files(tmp_path / "two/out") == files(tmp_path / "one/out")
 
@@ -100,8 +100,8 @@ def test_a_study_as_an_array_of_jobs_gives_the_report_of_one_command(cluster, wh
     last = submit(
         cluster, log, f"--dependency=afterok:{array}", "slurm/study.sbatch", names["array"], "--report-only", **config
     )
-    assert cluster.wait(array, 600) == ["COMPLETED"] * 2, log.read_text()[-3000:]
-    assert cluster.wait(last, 120) == ["COMPLETED"], log.read_text()[-3000:]
+    assert cluster.wait(array, 1200) == ["COMPLETED"] * 2, log.read_text()[-3000:]
+    assert cluster.wait(last, 600) == ["COMPLETED"], log.read_text()[-3000:]
     must(run_script("src/study.py", names["alone"]))
     ours, theirs = (accuracies(tmp_path / name) for name in ("array", "alone"))
     assert len(ours) == 3 and ours == theirs
