@@ -1,4 +1,4 @@
-"""Train and evaluate on a hundred batches of random lengths; print the resident bytes after each of them.
+"""Train and evaluate on a hundred batches of random lengths; print the bytes held after each of them.
 
     python tests/helpers/resident.py MODEL OUT "give back"|keep|grpo
 
@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 from datasets import Dataset
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
 from trl import GRPOConfig, SFTConfig
@@ -20,27 +19,28 @@ from trl import GRPOConfig, SFTConfig
 from posttrain.grading.grader import Grader
 from posttrain.methods.grpo.trainer import GrpoTrainer
 from posttrain.methods.sft import RecipeTrainer
+from posttrain.models.host_memory import resident_bytes
 from posttrain.training.callbacks import GiveBack
 
 VOCABULARY, BATCHES, ROWS = 8192, 100, 4
 
 
-class Resident(TrainerCallback):
-    """Looks after `GiveBack`, as it is added later."""
+class Held(TrainerCallback):
+    """Bytes held after each batch. The longest comes first, so none needs more than that."""
 
     def __init__(self) -> None:
         self.seen: dict[str, list[int]] = {"training": [], "evaluation": []}
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seen["training"].append(psutil.Process().memory_info().rss)
+        self.seen["training"].append(resident_bytes())
 
     def on_prediction_step(self, *_: Any, **__: Any) -> None:
-        self.seen["evaluation"].append(psutil.Process().memory_info().rss)
+        self.seen["evaluation"].append(resident_bytes())
 
 
 def rows() -> Dataset:
     rng = random.Random(0)
-    lengths = [rng.randint(20, 120) for _ in range(BATCHES) for _ in range(ROWS)]
+    lengths = [120] * ROWS + [rng.randint(20, 120) for _ in range(BATCHES - 1) for _ in range(ROWS)]
     ids = [[rng.randrange(VOCABULARY) for _ in range(length)] for length in lengths]
     return Dataset.from_dict({"input_ids": ids, "labels": ids})
 
@@ -55,9 +55,11 @@ def build_model() -> Qwen2ForCausalLM:
 
 def train_grpo(model: str, out: Path) -> dict[str, list[int]]:
     """Resident bytes after every step; one token in twenty ends a completion."""
-    rng, resident, policy = random.Random(0), Resident(), build_model()
+    rng, held, policy = random.Random(0), Held(), build_model()
     policy.generation_config.eos_token_id = list(range(VOCABULARY // 20))
-    rows = [{"id": str(i), "prompt": "3 + 4 = " * rng.randint(2, 12), "answer": "7"} for i in range(BATCHES)]
+    rows = [
+        {"id": str(i), "prompt": "3 + 4 = " * (rng.randint(2, 12) if i else 12), "answer": "7"} for i in range(BATCHES)
+    ]
     arguments = GRPOConfig(
         output_dir=str(out), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
         save_strategy="no", disable_tqdm=True, max_steps=BATCHES, per_device_train_batch_size=2 * ROWS,
@@ -69,9 +71,9 @@ def train_grpo(model: str, out: Path) -> dict[str, list[int]]:
             reward_funcs=[lambda completion_ids, **_: [float(len(ids)) for ids in completion_ids]],
             train_dataset=Dataset.from_list(rows), callbacks=[],
         )  # fmt: skip
-        trainer.add_callback(resident)
+        trainer.add_callback(held)
         trainer.train()
-    return {"training": resident.seen["training"]}
+    return {"training": held.seen["training"]}
 
 
 def main(model: str, out: Path, mode: str) -> None:
@@ -82,18 +84,19 @@ def main(model: str, out: Path, mode: str) -> None:
         output_dir=str(out), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
         disable_tqdm=True, dataset_kwargs={"skip_prepare_dataset": True}, max_steps=BATCHES, save_strategy="no",
         per_device_train_batch_size=ROWS, per_device_eval_batch_size=ROWS,
+        train_sampling_strategy="sequential",
     )  # fmt: skip
-    data, resident = rows(), Resident()
+    data, held = rows(), Held()
     trainer = RecipeTrainer(
         model=build_model(), args=arguments, train_dataset=data, eval_dataset=data,
         processing_class=AutoTokenizer.from_pretrained(model), callbacks=[],
     )  # fmt: skip
     if mode == "keep":
         trainer.remove_callback(GiveBack)
-    trainer.add_callback(resident)
+    trainer.add_callback(held)
     trainer.train()
     trainer.evaluate()
-    print(json.dumps(resident.seen))
+    print(json.dumps(held.seen))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,63 @@
-"""The memory of this process outside of any GPU, and freed buffers given back to the system.
+"""The memory of this process outside of any GPU: freed buffers are used again, and holes are given back.
 
-glibc keeps what a program frees in order to hand it out again. Buffers of a training step are of ever other sizes, as
-batches are of ever other lengths, and hardly fit into the holes of those before: resident memory creeps up for hours,
-until the system kills the run. To give the holes back between steps costs the time to fill them with zeros once more.
+glibc maps every buffer above 32 MiB for itself alone, and most above 128 KiB; freed, they are gone. Logits, gradients
+and casts of a training step are such buffers, and each time the kernel fills their pages with zeros: two fifths of a
+step's CPU time. `keep_buffers` has them taken from the heap, where they stay.
+
+It is faster and takes more memory: steps of Qwen2.5-Coder-0.5B took 13.8 and 15.2 CPU seconds for 1,000 tokens where
+they had taken 19.6, and 12.1 and 12.3 GiB instead of 10.6.
+
+Batches are of ever other lengths, so buffers are of ever other sizes and hardly fit into the holes of those before.
+Where nothing is ever given back, a run grows for hours, until the system kills it.
 """
 
 import ctypes
 import os
 
-# Only glibc has it. Other allocators, as those of macOS and musl, give back by themselves.
-TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+import psutil
+
+# Only glibc has them. Other allocators, as those of macOS and musl, do without.
+LIBC = ctypes.CDLL(None) if os.name == "posix" else None
+TRIM, OPTION = getattr(LIBC, "malloc_trim", None), getattr(LIBC, "mallopt", None)
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h
+SLACK = 1.02  # of what batches need, above which the holes are worth the zeros that they will cost
+
+
+def keep_buffers() -> None:
+    """Take large buffers from one heap, too, and keep what is freed; nothing where glibc is not.
+
+    One heap for all threads: only the first one's holds a buffer above 64 MiB.
+    """
+    if OPTION is not None:
+        for option, value in ((M_MMAP_MAX, 0), (M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, -1)):
+            OPTION(option, value)
 
 
 def give_back() -> None:
     """Hand freed memory to the system, from the holes between what is in use too; nothing where glibc is not."""
     if TRIM is not None:
         TRIM(0)
+
+
+class Holes:
+    """Gives back when holes have grown beyond what batches need: what one holds after all holes were given back."""
+
+    def __init__(self) -> None:
+        self.need, self.fresh = 0, True
+
+    def look(self) -> None:
+        """After each batch."""
+        now = resident_bytes()
+        if self.fresh:
+            self.need, self.fresh = max(self.need, now), False
+        elif now > SLACK * self.need:
+            give_back()
+            self.fresh = True
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory now."""
+    return psutil.Process().memory_info().rss
 
 
 def peak_resident_bytes() -> int:

@@ -42,6 +42,7 @@ class WholeRun(Trainer):
     `self._metrics` is TRL's own store of figures to be logged.
     """
 
+    keeps_buffers = True  # of a batch for the next, on a CPU
     ended: str | None = None  # why the method itself ended the run before its last step
 
     def __init__(self, **kwargs: Any) -> None:
@@ -50,7 +51,7 @@ class WholeRun(Trainer):
         self.facts: dict[str, str] = {}  # lines of the header that only the run knows
         self.add_callback(Opening(self))
         if self.accelerator.device.type == "cpu":
-            self.add_callback(GiveBack())
+            self.add_callback(GiveBack(self.keeps_buffers))
         show_progress(self)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

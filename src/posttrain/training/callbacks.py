@@ -17,7 +17,7 @@ from posttrain.console import say
 from posttrain.data.prompts import render_prompt
 from posttrain.digests import bytes_digest
 from posttrain.lineage import METRICS_FILE
-from posttrain.models.host_memory import give_back
+from posttrain.models.host_memory import Holes, give_back, keep_buffers
 from posttrain.training.preemption import Notice
 
 GENERATIONS_FILE = "generations.jsonl"
@@ -96,13 +96,19 @@ class MetricsFile(ContinuedFile):
 
 
 class GiveBack(TrainerCallback):
-    """Hands what a batch has freed back to the system, so that a run on a CPU needs no more memory every step.
+    """Hands back what a batch has freed, so that a run on a CPU does not grow.
 
-    Gradients are still held then: they are of the same sizes in every step, and to fetch their pages anew costs time.
+    `keep`: buffers stay for the next batch, and what is handed back are holes that have grown. Otherwise all of it is,
+    while gradients are held: they are of the same sizes in every step, and to fetch their pages anew costs time.
     """
 
+    def __init__(self, keep: bool) -> None:
+        self.look = Holes().look if keep else give_back
+        if keep:
+            keep_buffers()
+
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        give_back()
+        self.look()
 
     on_substep_end = on_prediction_step = on_optimizer_step
 

@@ -41,6 +41,8 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
     `subtract_mean=False` trains on bare rewards instead of advantages (CS336's no_baseline).
     """
 
+    keeps_buffers = False  # generation and update need other ones: where all were kept, a run grew
+
     def __init__(
         self, grader: Grader, subtract_mean: bool = True, canary_tolerance: float = 0.1, **kwargs: Any
     ) -> None:
