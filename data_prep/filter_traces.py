@@ -201,7 +201,7 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def check_together(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+def check_together(parser: ArgumentParser, arguments: argparse.Namespace) -> None:
     """End with the first fault that shows only where options stand together."""
     if bool(arguments.inputs) == bool(arguments.hub):
         parser.error("name inputs, or --hub")

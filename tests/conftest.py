@@ -22,9 +22,10 @@ from hypothesis import settings
 from posttrain.jsonl import SEAL
 
 REPOSITORY = Path(__file__).parents[1]
-# A shell that starts the tests in the background makes them, and all that they start, deaf to Ctrl-C.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts the tests in the background makes them, and all that they start, deaf to Ctrl-C; nohup to SIGHUP.
+for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(signum) == signal.SIG_IGN:
+        signal.signal(signum, handler)
 STARTED_WITH = dict(os.environ)  # scripts get this: what a library sets in the tests' process is not theirs
 # To see that no test rests on luck: other threads (environments such as ATEN_CPU_CAPABILITY pass through) and seeds.
 THREADS = os.environ.get("POSTTRAIN_TEST_THREADS", "1")

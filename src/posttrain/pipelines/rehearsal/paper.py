@@ -200,14 +200,12 @@ def check_adapter(paper: Paper, model: Path) -> str:
     """Raise where a name of lora_target_modules matches no layer of the model."""
     import torch
     from peft import get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
     from trl import ModelConfig
 
     from posttrain.models import trainable
     from posttrain.recipe.options import StrategyOptions
 
-    with torch.device("meta"):
-        bare = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    bare = bare_model(model)
     names = {name.rpartition(".")[2] for name, module in bare.named_modules() if isinstance(module, torch.nn.Linear)}
     targets = paper.values.get("lora_target_modules")
     for target in targets if isinstance(targets, list) else []:
@@ -223,16 +221,22 @@ def check_adapter(paper: Paper, model: Path) -> str:
     return f"{', '.join(sorted(kinds))}; {adapted.get_nb_trainable_parameters()[0]:,} parameters here"
 
 
-def check_frozen(paper: Paper, model: Path) -> str:
-    """Raise where what a recipe freezes matches no weight of the model, or leaves none to train."""
+def bare_model(model: Path) -> Any:
+    """The layers of a model without its weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def check_frozen(paper: Paper, model: Path) -> str:
+    """Raise where what a recipe freezes matches no weight of the model, or leaves none to train."""
     from posttrain.models import trainable
     from posttrain.recipe.options import StrategyOptions
 
-    with torch.device("meta"):
-        bare = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    bare = bare_model(model)
     trainable.freeze(bare, paper.recipe.build(StrategyOptions), paper.recipe.path)
     frozen = sum(not parameter.requires_grad for parameter in bare.parameters())
     return f"{frozen} of {len(list(bare.parameters()))} matrices and vectors keep their values"

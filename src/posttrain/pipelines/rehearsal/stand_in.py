@@ -107,12 +107,14 @@ def write_stand_in(source: Source, out: Path, layers: int | None, eos_token: str
     tokenizer.save_pretrained(out)
     small = source.directory is not None and source.shape.parameters <= SMALL
     if small and list(source.directory.glob("*.safetensors")) and source.name == str(source.directory):
-        model = AutoModelForCausalLM.from_pretrained(source.directory, use_safetensors=True, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            source.directory, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
+        )
         words = f"{source.name} as it is, {source.shape.parameters:,} parameters"
     else:
         config = AutoConfig.for_model(**_config(source, layers, small))
         set_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
         make_end_likely(model, tokenizer.eos_token_id)
         sizes = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
         words = f"{sizes}, {config.vocab_size:,} words, random weights; {source.name} has {source.shape.layers} of "
