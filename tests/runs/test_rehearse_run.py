@@ -32,7 +32,8 @@ def test_an_adapter_is_trained_killed_resumed_merged_evaluated_and_reported(tmp_
     out = tmp_path / "out"
     checks = rehearsed(out, "tiny_sft", *LORA)
     assert set(checks) == EVERYTHING
-    assert [name for name, check in checks.items() if check["state"] != "passed"] == ["dataset"]
+    made_up = set() if (REPOSITORY / "data/tiny_math").exists() else {"dataset"}  # the demo leaves it there
+    assert {name for name, check in checks.items() if check["state"] != "passed"} == made_up
     assert checks["SIGKILL and resume"]["detail"].startswith("from checkpoint-1, then bit for bit the same")
     assert checks["merge"]["detail"].startswith("logits differ from base and adapter by at most")
     assert (out / "report/index.html").is_file() and not list(out.rglob("*.safetensors"))  # weights are not kept
