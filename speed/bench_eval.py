@@ -62,10 +62,12 @@ def in_slots(
 ) -> dict[int, list[int]]:
     """The same completions, each ended where its wanted tokens are there."""
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    ends = {tuple(ids) for ids in wanted.values()}
+    ends, last = {tuple(ids) for ids in wanted.values()}, {ids[-1] for ids in wanted.values()}
     engine = SlotEngine(model, slots)
     longest = max(map(len, wanted.values()))
-    return dict(engine.complete([(i, prompts[i]) for i in order], longest, lambda ids: tuple(ids) in ends))
+    return dict(
+        engine.complete([(i, prompts[i]) for i in order], longest, lambda ids: ids[-1] in last and tuple(ids) in ends)
+    )
 
 
 def cpu_seconds(

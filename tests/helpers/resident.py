@@ -2,12 +2,15 @@
 
     python tests/helpers/resident.py MODEL OUT "give back"|keep|grpo
 
+On the standard error: the peak, and the CPU seconds of the process and of the kernel for it.
+
 The vocabulary is large, so that logits are the most of what a step holds. `grpo` is a hundred steps of GRPO instead,
 whose completions end at random.
 """
 
 import json
 import random
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from trl import GRPOConfig, SFTConfig
 from posttrain.grading.grader import Grader
 from posttrain.methods.grpo.trainer import GrpoTrainer
 from posttrain.methods.sft import RecipeTrainer
-from posttrain.models.host_memory import resident_bytes
+from posttrain.models.host_memory import peak_resident_bytes, resident_bytes
 from posttrain.training.callbacks import GiveBack
 
 VOCABULARY, BATCHES, ROWS = 8192, 100, 4
@@ -101,3 +104,6 @@ def main(model: str, out: Path, mode: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    peak, seconds = peak_resident_bytes() / 2**20, f"{used.ru_utime:.1f} + {used.ru_stime:.1f} CPU seconds"
+    print(f"peak {peak:.0f} MiB, {seconds}", file=sys.stderr)

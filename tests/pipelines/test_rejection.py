@@ -15,7 +15,7 @@ from posttrain.generation.samplers import HfSampler
 from posttrain.pipelines import likelihood, sampling_stage
 from posttrain.pipelines.expert_iteration import Rounds
 from posttrain.pipelines.rejection_sft import reset, translate
-from posttrain.pipelines.rollouts import Candidate, Question, Rollout
+from posttrain.pipelines.rollouts import Candidate, Question
 from posttrain.recipe.reader import read_recipe
 from posttrain.recipe.sampling_options import RoundOptions, SampleOptions
 
@@ -90,11 +90,11 @@ def test_an_end_token_that_was_not_sampled_is_not_measured():
     model = AutoModelForCausalLM.from_pretrained(REPOSITORY / "assets/tiny_base")
     tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "assets/tiny_base")
     candidates = [Candidate("7</answer>", 3, finish, "7", "correct") for finish in ("stop", "length")]
-    rollout, prompt = Rollout("q", [], "7", candidates), tokenizer("1+6?")["input_ids"]
-    stopped, cut = likelihood.measure(rollout, prompt, model, tokenizer, ("</answer>",)).candidates
-    assert stopped.logprob == cut.logprob
-    ended, _ = likelihood.measure(rollout, prompt, model, tokenizer).candidates
-    assert ended.logprob != cut.logprob
+    prompt = tokenizer("1+6?")["input_ids"]
+    (stopped, _), (cut, _) = likelihood.means(candidates, prompt, model, tokenizer, ("</answer>",))
+    assert stopped == cut
+    (ended, _), _ = likelihood.means(candidates, prompt, model, tokenizer)
+    assert ended != cut
 
 
 @pytest.mark.slow

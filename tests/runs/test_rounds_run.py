@@ -105,7 +105,8 @@ def test_log_probability_and_entropy_are_those_of_each_completion_alone():
     prompt = tokenizer("Ana has 3 coins.")["input_ids"]
     texts = {"stop": "3+4=7. The answer is 7.", "length": "3"}
     sampled = [Candidate(text, 1, finish, None, "wrong") for finish, text in texts.items()]
-    measured = likelihood.measure(Rollout("q", [], "7", sampled), prompt, model, tokenizer)
+    found = likelihood.means(sampled, prompt, model, tokenizer)
+    measured = likelihood.with_means(Rollout("q", [], "7", sampled), found)
     for candidate in measured.candidates:
         ids = tokenizer(candidate.text)["input_ids"] + [tokenizer.eos_token_id] * (candidate.finish_reason == "stop")
         with torch.no_grad():

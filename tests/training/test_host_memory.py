@@ -1,5 +1,6 @@
 """A run on a CPU needs no more memory every step, however the lengths of its batches change."""
 
+import itertools
 import json
 import os
 import sys
@@ -7,7 +8,6 @@ import sys
 import pytest
 from conftest import REPOSITORY, must, run_script
 
-from posttrain.models import host_memory
 from posttrain.models.host_memory import TRIM, Holes, give_back, peak_resident_bytes
 
 SCRIPT = REPOSITORY / "tests/helpers/resident.py"
@@ -20,16 +20,10 @@ def test_the_peak_is_in_bytes():
     assert len(block) < peak_resident_bytes() < 2**40
 
 
-def test_holes_are_given_back_when_they_outgrow_what_batches_need(monkeypatch):
-    held, given = iter([1000, 1019, 1021, 1015, 1034, 1036, 1005]), []
-    monkeypatch.setattr(host_memory, "resident_bytes", lambda: next(held))
-    monkeypatch.setattr(host_memory, "give_back", lambda: given.append(True))
-    holes = Holes()
-    after = []
-    for _ in range(7):
-        holes.look()
-        after.append(len(given))
-    assert after == [0, 0, 1, 1, 1, 2, 2]  # 1,015 bytes are what a batch needs at most
+def test_holes_are_given_back_when_they_outgrow_what_batches_need():
+    holes, held = Holes(), [1000, 1019, 1021, 1015, 1034, 1036, 1005]  # 1,015 bytes are what a batch needs at most
+    given = list(itertools.accumulate(holes.outgrow(each) for each in held))
+    assert given == [0, 0, 1, 1, 1, 2, 2]
 
 
 def grown(held: list[int]) -> float:

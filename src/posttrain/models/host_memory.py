@@ -47,12 +47,16 @@ class Holes:
 
     def look(self) -> None:
         """After each batch."""
-        now = resident_bytes()
-        if self.fresh:
-            self.need, self.fresh = max(self.need, now), False
-        elif now > SLACK * self.need:
+        if self.outgrow(resident_bytes()):
             give_back()
-            self.fresh = True
+
+    def outgrow(self, held: int) -> bool:
+        """Whether holes are to be given back, where a process holds so many bytes after a batch."""
+        if self.fresh:
+            self.need, self.fresh = max(self.need, held), False
+        else:
+            self.fresh = held > SLACK * self.need
+        return self.fresh
 
 
 def resident_bytes() -> int:

@@ -12,16 +12,8 @@ from posttrain.pipelines.rollouts import Candidate, Rollout
 POSITIONS = 32  # converted to float32 at once: small enough that the allocator uses the buffer again
 
 
-def measure(
-    rollout: Rollout, prompt: list[int], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-    stop: tuple[str, ...] = (),
-) -> Rollout:  # fmt: skip
-    """The rollout with mean log-probability and entropy (nats per token at temperature 1) of every candidate."""
-    return with_means(rollout, means(rollout.candidates, prompt, model, tokenizer, stop))
-
-
 def with_means(rollout: Rollout, measured: list[tuple[float, float]]) -> Rollout:
-    """The rollout with what `means` found of its candidates."""
+    """The rollout with mean log-probability and entropy (nats per token at temperature 1) of every candidate."""
     candidates: list[Candidate] = [
         replace(candidate, logprob=round(logprob, 4), entropy=round(entropy, 4))
         for candidate, (logprob, entropy) in zip(rollout.candidates, measured, strict=True)

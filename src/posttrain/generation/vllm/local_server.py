@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import requests
 import torch
 
 from posttrain import processes
 from posttrain.console import header, say
 from posttrain.generation.vllm.cpu_settings import settle_on_cpu
-from posttrain.generation.vllm.server import LOOPBACK, ServerError, base_url, serve_command
+from posttrain.generation.vllm.server import LOOPBACK, ServerError, answers, base_url, serve_command
 
 START_SECONDS = 1800  # a large model from a slow disk, compiled
 
@@ -54,11 +53,8 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     say(f"starting vLLM at {url}, its output goes to {log}")
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if requests.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        except requests.RequestException:
-            pass  # not there yet
+        if answers(url):
+            return
         time.sleep(0.5)
     last = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
     raise ServerError(f"{url}: vLLM did not start (exit code {process.poll()}); its last lines:\n{last}")

@@ -143,15 +143,18 @@ def check_port_is_free(values: dict[str, Any]) -> None:
             raise ServerError(f"{host}:{port}: {error.strerror}; choose another --vllm_server_port") from error
 
 
+def answers(url: str) -> bool:
+    """Whether a server is up."""
+    try:
+        return requests.get(f"{url}{access.OPEN_PATH}", timeout=PATIENCE).status_code == 200
+    except requests.RequestException:
+        return False
+
+
 def wait_for_server(url: str, timeout_seconds: float, start: str) -> None:
     """Return when the server is up; say every few seconds how long is left. Raises ServerError at the end of it."""
     deadline = time.monotonic() + timeout_seconds
-    while True:
-        try:
-            if requests.get(f"{url}/health", timeout=PATIENCE).status_code == 200:
-                return
-        except requests.RequestException:
-            pass  # not there yet
+    while not answers(url):
         left = deadline - time.monotonic()
         if left <= 0:
             raise ServerError(f"{url}: no vLLM server after {timeout_seconds:.0f} s; start it: {start}")

@@ -26,9 +26,8 @@ def start_server() -> None:
     before = {name: os.environ.get(name) for name in FIXED}
     os.environ.update(FIXED)
     try:
-        sys.warnoptions.append(
-            "ignore:resource_tracker"
-        )  # of locks that a killed script leaves; handed on to the tracker
+        # Handed on to the tracker, which else warns of locks that a killed script leaves.
+        sys.warnoptions.append("ignore:resource_tracker")
         multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
         forkserver.ensure_running()
         sys.warnoptions.pop()

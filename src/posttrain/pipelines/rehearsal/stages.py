@@ -11,12 +11,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import requests
 import yaml
 
 from posttrain import lineage, processes
 from posttrain.console import command_line
 from posttrain.errors import PosttrainError
+from posttrain.generation.vllm.server import answers
 from posttrain.hardware import VARIABLE
 from posttrain.models import checkpoints
 from posttrain.pipelines.rehearsal import forked
@@ -135,14 +135,6 @@ def _exit_code(process: "subprocess.Popen[Any] | BaseProcess", seconds: float) -
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return None
-
-
-def answers(url: str) -> bool:
-    """Whether a server is up."""
-    try:
-        return requests.get(f"{url}/health", timeout=2).status_code == 200
-    except requests.RequestException:
-        return False
 
 
 def why(output: str) -> str:
