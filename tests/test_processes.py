@@ -209,6 +209,48 @@ def test_a_fork_hears_signals_as_before(tmp_path: Path):
     assert (tmp_path / "code").read_text() == "-15"
 
 
+FORKS = {
+    "a manager": """
+        with processes.forks_end_with_this():
+            manager = multiprocess.Manager()
+        print(manager._process.pid, flush=True)
+    """,
+    "idle workers of a server of forks": """
+        multiprocess.set_forkserver_preload(["posttrain.processes"])
+        pool = multiprocess.get_context("forkserver").Pool(2)
+        print(*(worker.pid for worker in pool._pool), flush=True)
+    """,
+}
+
+
+@pytest.mark.parametrize("forks", FORKS)
+def test_forks_of_a_library_end_with_this_process(forks):
+    """They wait for their parent for ever, and keep its output open, so that a launcher would wait with them."""
+    pytest.importorskip("multiprocess")
+    made = textwrap.dedent(FORKS[forks])
+    code = f"import multiprocess, os, time\nfrom posttrain import processes\n{made}\ntime.sleep(600)"
+    process = start_python(code)
+    children = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+    assert children
+    process.kill()
+    assert gone_within(children) == []
+    assert process.communicate(timeout=20)[0] == ""
+
+
+def test_a_fork_of_a_fork_is_its_own_parents_matter():
+    code = """
+    import os
+    from posttrain import processes
+    with processes.forks_end_with_this():
+        if child := os.fork():
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        else:
+            grandchild = os.fork()
+            os._exit(7 if grandchild and os.waitpid(grandchild, 0)[1] == 0 else 0)
+    """
+    assert start_python(code).communicate(timeout=20)[0] == "7\n"
+
+
 WORKER = """
 import os, sys, time
 from posttrain.errors import PosttrainError, run_script

@@ -8,6 +8,7 @@ whatever sessions they made and whichever of them died first. A parent's SIGKILL
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ SET_ASIDE: dict[signal.Signals, Any] = {}  # such signals, while they are notice
 RUNNING: set[subprocess.Popen[Any]] = set()  # keepers of this process
 ENDED_BY: list[int] = []  # the signal that came
 STARTING = threading.Lock()
+FORKS_OF: list[int] = []  # this process, while its forks end with it
 
 
 class Interrupted(SystemExit):
@@ -94,6 +96,19 @@ def end_with_parent(parent: int, signum: int = signal.SIGKILL) -> None:
     _prctl(PARENT_GONE, signum)
     if os.getppid() != parent:  # it ended before the kernel was asked
         os._exit(128 + signum)
+
+
+@contextmanager
+def forks_end_with_this() -> Iterator[None]:
+    """Inside, every fork of the main thread ends with this process, those that a library makes included.
+
+    `multiprocessing.Manager` is one, whose server would wait for its clients for ever.
+    """
+    FORKS_OF.append(os.getpid())
+    try:
+        yield
+    finally:
+        FORKS_OF.clear()
 
 
 @contextmanager
@@ -187,7 +202,13 @@ def _restore_handlers() -> None:
             signal.signal(*handlers.popitem())
 
 
-os.register_at_fork(after_in_child=_restore_handlers)
+def _begin_fork() -> None:
+    _restore_handlers()
+    while FORKS_OF:  # its own forks are no concern of this
+        end_with_parent(FORKS_OF.pop())
+
+
+os.register_at_fork(after_in_child=_begin_fork)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -257,10 +278,13 @@ def _is_alive(process: Any) -> bool:
         return False
 
 
-if "multiprocessing.forkserver" in " ".join(sys.orig_argv):  # this process is such a server
+# This process is a server of forks, of multiprocessing or of its twin that pickles more: it ends with the command that
+# started it, and its forks with it.
+if re.search(r"multiprocess(ing)?\.forkserver", " ".join(sys.orig_argv)):
     from posttrain.console import hold_back_noise
 
     end_with_parent(os.getppid())
+    FORKS_OF.append(os.getpid())
     hold_back_noise()  # what libraries say when the server imports them, nobody asked for
 if __name__ == "__main__":
     sys.exit(keep(int(sys.argv[1]), sys.argv[2:]))

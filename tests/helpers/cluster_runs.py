@@ -12,11 +12,12 @@ HALF = {"per_device_train_batch_size": 2}  # on each of two processes
 
 def arguments(data: Path, out: Path, **changes: object) -> list[str]:
     values = {"dataset_name": data / "tiny_math", "output_dir": out, **SHORT, **changes}
-    return [
-        "src/sft.py",
-        "recipes/tiny_sft.yaml",
-        *(str(part) for key, value in values.items() for part in (f"--{key}", value)),
-    ]
+    return ["src/sft.py", "recipes/tiny_sft.yaml", *flags(values)]
+
+
+def flags(values: dict[str, object]) -> list[str]:
+    """Values of recipe keys as words of a command line."""
+    return [str(part) for key, value in values.items() for part in (f"--{key}", value)]
 
 
 def losses(out: Path) -> list[float]:

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-import torch
-from transformers import TrainerState
+from made_checkpoint import make
 
 from posttrain import digests
 from posttrain.digests import DamageError
@@ -12,18 +11,6 @@ from posttrain.lineage import LineageError, claim, start_record
 from posttrain.models import checkpoints
 from posttrain.training.callbacks import forget_after, wandb_login
 from posttrain.training.resume import settle
-
-
-def make(directory, step, complete=True):
-    path = directory / f"checkpoint-{step}"
-    path.mkdir()
-    (path / "model.safetensors").write_bytes(b"weights")
-    (path / "optimizer.pt").write_bytes(b"moments")
-    torch.save({"cpu": torch.zeros(3)}, path / "rng_state.pth")
-    if complete:
-        TrainerState(global_step=step, max_steps=200).save_to_json(str(path / "trainer_state.json"))
-        checkpoints.mark_complete(path)
-    return path
 
 
 def as_before(checkpoint):

@@ -2,32 +2,58 @@
 
 import logging
 import shutil
+import time
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from posttrain.console import say
+from posttrain.errors import PosttrainError
 from posttrain.locks import lock
 from posttrain.models import checkpoints
 from posttrain.training import stopping
 from posttrain.training.base_trainer import WholeRun
 from posttrain.training.safe_loading import unreadable
 
+SIGHT_SECONDS = 60  # a directory of another machine may show what is new as much later (NFS: acdirmax)
 logger = logging.getLogger(__name__)
 
 
+class SightError(PosttrainError):
+    """A process that does not see the checkpoint from which the others go on."""
+
+
 def resume_point(output_dir: Path) -> Path | None:
-    """The last whole checkpoint, after newer ones that are not whole were put out of the way; one for all processes."""
-    state = PartialState()
+    """The last whole checkpoint, after newer ones that are not whole were put out of the way; one for all processes.
+
+    The main process chooses: what another machine sees of a shared directory may be older. Raises SightError there
+    where that checkpoint does not come into sight.
+    """
+    state, chosen = PartialState(), [None]
     if state.is_main_process:
         lock(output_dir)
         found = settle(output_dir)
         if found is None and any(output_dir.glob("damaged-checkpoint-*")):
             say(f"{output_dir}: no checkpoint is whole: the run begins at step 0")
-    state.wait_for_everyone()
-    return checkpoints.last_complete(output_dir)
+        chosen = [found.name if found else None]
+    broadcast_object_list(chosen, from_process=0)
+    return output_dir / chosen[0] if chosen[0] and in_sight(output_dir / chosen[0]) else None
+
+
+def in_sight(checkpoint: Path) -> bool:
+    """True once this process sees a checkpoint whole; raises SightError where it does not in time."""
+    deadline = time.monotonic() + SIGHT_SECONDS
+    while not checkpoints.is_complete(checkpoint):
+        if time.monotonic() > deadline:
+            raise SightError(
+                f"{checkpoint}: the run goes on from there, and this machine does not see it whole after "
+                f"{SIGHT_SECONDS} s; put the output directory on a disk that all machines of the run share"
+            )
+        time.sleep(0.5)
+    return True
 
 
 def settle(output_dir: Path) -> Path | None:

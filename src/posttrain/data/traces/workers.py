@@ -25,13 +25,15 @@ from posttrain.data.traces.parts import PartMaker, Settings, mark_part, write_pa
 from posttrain.digests import file_digest
 from posttrain.errors import PosttrainError
 
+# The first one ends a server of forks with this command, also while it imports the others.
+PRELOAD = ["posttrain.processes", "posttrain.data.traces.workers", "posttrain.data.encode"]
+
 
 def start_forkserver() -> ForkServerContext:
     """Start what the processes are forked from, unless it runs: called early, its imports overlap with the caller's."""
     context = multiprocessing.get_context("forkserver")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process each is enough
-    # The first one ends the server with this command, also while it imports the others.
-    context.set_forkserver_preload(["posttrain.processes", "posttrain.data.traces.workers", "posttrain.data.encode"])
+    context.set_forkserver_preload(PRELOAD)
     forkserver.ensure_running()
     return context
 
@@ -132,17 +134,21 @@ class Tasks:
 def make_parts_by_tasks(inputs: list[Input], settings: Settings, index: Index, directory: Path, tasks: Tasks) -> None:
     """Run this share of the tasks here, or submit all of them as a job array and end."""
     try:
+        import multiprocess
         from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
     except ImportError as error:
         raise PosttrainError(f"--tasks needs datatrove: pip install -e '.[nodes]' ({error})") from error
     pipeline = [functools.partial(_task, inputs, settings, index, directory)]
     logs = str(directory / "datatrove")
     if tasks.slurm is None:
+        multiprocess.set_forkserver_preload(PRELOAD)
         if own := tasks.own():
-            LocalPipelineExecutor(
+            executor = LocalPipelineExecutor(
                 pipeline, tasks.number, tasks.workers, logging_dir=f"{logs}_{own.start}", skip_completed=False,
                 local_tasks=len(own), local_rank_offset=own.start,
-            ).run()  # fmt: skip
+            )  # fmt: skip
+            with processes.forks_end_with_this():
+                executor.run()
         return
     partition, _, time = tasks.slurm.partition(":")
     SlurmPipelineExecutor(pipeline, tasks.number, time, partition, logging_dir=logs, skip_completed=False).run()

@@ -15,6 +15,7 @@ import requests
 from requests.auth import AuthBase
 
 from posttrain.errors import PosttrainError
+from posttrain.generation.vllm.connection import keep_alive
 
 TOKEN = "POSTTRAIN_SERVER_TOKEN"
 LEAST = 16  # characters: `openssl rand -hex 32` writes 64
@@ -56,13 +57,14 @@ def ask(method: str, url: str, **arguments: Any) -> requests.Response:
 
 
 def with_token(client: type) -> type:
-    """A client class of TRL's whose session sends the token."""
+    """A client class of TRL's whose session sends the token, and notices when the server's machine is gone."""
 
     class TokenClient(client):
         """TRL's VLLMClient; it has its session by the time it looks for the server."""
 
         def check_server(self, *arguments: Any, **options: Any) -> None:
             self.session.auth = Bearer()
+            keep_alive(self.session)
             super().check_server(*arguments, **options)
 
     return TokenClient

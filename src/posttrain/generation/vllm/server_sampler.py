@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
 from transformers import PreTrainedTokenizerBase
 from urllib3.util import Retry
 
@@ -16,10 +15,11 @@ from posttrain.console import plural
 from posttrain.generation.sample import Decoding, Sample, Tick, unheard
 from posttrain.generation.samplers import to_sample
 from posttrain.generation.vllm import access
+from posttrain.generation.vllm.connection import CONNECT_SECONDS, KeepaliveAdapter
 from posttrain.generation.vllm.server import ServerError
 
 KEY = "OPENAI_API_KEY"  # for servers of others; only ever from the environment, as the token of ours
-TIMEOUT = (10, 3600)  # seconds to connect, and for one completion
+TIMEOUT = (CONNECT_SECONDS, 3600)  # and for one completion; a machine that is gone is noticed before
 RETRIES = Retry(total=4, backoff_factor=1, status_forcelist=(429, 502, 503, 504), allowed_methods=("GET", "POST"))
 
 
@@ -30,7 +30,7 @@ class ServerSampler:
         """Connect; raises ServerError where there is no server, or one of another model."""
         self.url, self.model, self.tokenizer, self.concurrency = url.rstrip("/"), model, tokenizer, concurrency
         self.session = requests.Session()
-        adapter = HTTPAdapter(max_retries=RETRIES, pool_maxsize=concurrency)
+        adapter = KeepaliveAdapter(max_retries=RETRIES, pool_maxsize=concurrency)
         self.session.mount("http://", adapter)
         self.session.mount("https://", adapter)
         if access.token():
