@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import errno
 import json
 import math
 import os
 import re
+import shutil
 import sys
 import time
 import traceback
@@ -18,6 +20,7 @@ from posttrain.console import hold_back_noise
 from posttrain.secrets import masked_text
 
 TRACEBACK = "POSTTRAIN_TRACEBACK"
+LITTLE = 2**20  # bytes free on a disk that is as good as full
 SOURCE = re.compile(r"\[/\S+:\d+\] ")  # where in the code of torch it was raised
 NETWORK = re.compile(r"gloo/transport|\[gloo|NCCL|c10d|TCPStore")  # in plain RuntimeErrors of torch
 # Control characters but tab and newline, halves of surrogate pairs, and what turns the direction of writing.
@@ -60,7 +63,7 @@ def run_script(main: Callable[[], None]) -> None:
         rank = int(os.environ.get("RANK", "0"))
         text = masked_text(str(error))
         if not isinstance(error, PosttrainError):
-            text = f"{type(error).__name__}: {' '.join(text.split())}"
+            text = masked_text(_no_space(error)) or f"{type(error).__name__}: {' '.join(text.split())}"
         line = f"error: {f'process {rank}: ' if rank else ''}{printable(text)}"
         if rank == 0 or _processes_have_met():
             print(line, file=sys.stderr, flush=True)
@@ -85,6 +88,18 @@ def _tell_launcher(text: str) -> None:
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError):  # then the summary says less; the line above stands
             Path(path).write_text(json.dumps({"message": text, "timestamp": int(time.time())}))
+
+
+def _no_space(error: OSError) -> str:
+    """What to say of a full disk, or nothing; a write that fails does not say where, so the directories held do."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    from posttrain.locks import HELD
+
+    held = {path.parent for path in HELD}
+    full = {directory for directory in held if shutil.disk_usage(directory).free < LITTLE}
+    where = error.filename or ", ".join(sorted(map(str, full or held))) or "a file of this command"
+    return f"{where}: {os.strerror(error.errno)}; what is complete is kept: free space, then the same command goes on"
 
 
 def _lost_process(error: BaseException | None) -> str | None:

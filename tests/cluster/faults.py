@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -272,7 +273,8 @@ def main() -> None:
     with bed(given.work.resolve()) as ready:
         for phase, fault in (pair for pair in asked if pair not in measured):
             cells.append(measure(phase, fault, ready))
-            print(cells[-1], flush=True)
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            print(cells[-1], f"{used.ru_utime + used.ru_stime:.0f} CPU seconds so far", flush=True)
             cells.sort(key=lambda cell: order.index((cell.phase, cell.fault)))
             KEPT.write_text("".join(json.dumps(asdict(cell), ensure_ascii=False) + "\n" for cell in cells))
             write_page(cells)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster_runs import TWO, flags
+from cluster_runs import TWO, grpo_with_a_server
 from hosts import four_hosts, launched, outputs
-from vllm_host import PORT, PYTHON, VllmHost
+from vllm_host import PYTHON, VllmHost
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,21 +41,10 @@ HIDDEN = (
 )
 
 
-def recipe(model: Path, data: Path, out: Path) -> list[str]:
-    values = {
-        "model_name_or_path": model, "use_vllm": "true", "vllm_mode": "server", "vllm_server_host": "server",
-        "vllm_server_port": PORT, "vllm_server_timeout": 60, "vllm_importance_sampling_correction": "true",
-        "canary_tolerance": 1e-4, "max_steps": 3, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
-        "num_generations": 4, "save_steps": 2, "guard_steps": 0, "probe": "warn", "vllm_max_model_length": 768,
-        "dataset_name": data / "tiny_math", "output_dir": out,
-    }  # fmt: skip
-    return ["recipes/tiny_grpo.yaml", *flags(values)]
-
-
 @pytest.fixture(scope="module")
 def served(early_sft, whole_tiny_data, tmp_path_factory) -> Iterator[VllmHost]:
     directory = tmp_path_factory.mktemp("server")
-    words = recipe(early_sft, whole_tiny_data, directory / "unused")
+    words = grpo_with_a_server(early_sft, whole_tiny_data, directory / "unused")
     with four_hosts() as made:
         server = VllmHost(made, words, directory / "log")
         server.start()
@@ -97,7 +86,7 @@ def answers(out: Path) -> list[tuple[str, str]]:
 
 def test_two_trainers_send_their_weights_to_the_server(served, early_sft, whole_tiny_data, tmp_path):
     out = tmp_path / "run"
-    words = ["src/grpo.py", *recipe(early_sft, whole_tiny_data, out)]
+    words = ["src/grpo.py", *grpo_with_a_server(early_sft, whole_tiny_data, out)]
     started = launched(served.hosts, TWO, words, python=PYTHON, environment=served.environment)
     shown = set()
     while any(process.poll() is None for process in started):

@@ -20,6 +20,18 @@ def flags(values: dict[str, object]) -> list[str]:
     return [str(part) for key, value in values.items() for part in (f"--{key}", value)]
 
 
+def grpo_with_a_server(model: Path, data: Path, out: Path, **changes: object) -> list[str]:
+    """Recipe and overrides of a short GRPO run whose server is the host of that name; both sides are given them."""
+    values = {
+        "model_name_or_path": model, "use_vllm": "true", "vllm_mode": "server", "vllm_server_host": "server",
+        "vllm_server_timeout": 60, "vllm_importance_sampling_correction": "true", "canary_tolerance": 1e-4,
+        "max_steps": 3, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "num_generations": 4,
+        "save_steps": 2, "guard_steps": 0, "probe": "warn", "vllm_max_model_length": 768,
+        "dataset_name": data / "tiny_math", "output_dir": out, **changes,
+    }  # fmt: skip
+    return ["recipes/tiny_grpo.yaml", *flags(values)]
+
+
 def losses(out: Path) -> list[float]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]

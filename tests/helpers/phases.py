@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster_runs import TWO, arguments, files, flags, trace_options
+from cluster_runs import TWO, arguments, files, flags, grpo_with_a_server, trace_options
 from hosts import Host, Running, launched
 from vllm_host import PYTHON, VllmHost
 
@@ -66,27 +66,23 @@ def sft(ground: Ground) -> list[Running]:
     return launched(ground.hosts, TWO, arguments(ground.data, ground.out, **changes), second=ground.second)
 
 
-def grpo(ground: Ground, **changes: object) -> list[object]:
+def grpo(ground: Ground) -> list[Running]:
     values = {
         "model_name_or_path": ground.data / "model", "num_train_examples": 64, "max_steps": 16, "save_steps": 4,
         "logging_steps": 1, "guard_steps": 0, "probe": "off", "per_device_train_batch_size": 4, "warmup_steps": 0,
         "gradient_accumulation_steps": 1, "num_generations": 4, "max_completion_length": 64, "ddp_timeout": ground.wait,
         "dataset_name": ground.data / "tiny_math", "output_dir": ground.out,
     }  # fmt: skip
-    return ["src/grpo.py", "recipes/tiny_grpo.yaml", *flags({**values, **changes})]
-
-
-def grpo_alone(ground: Ground) -> list[Running]:
-    return launched(ground.hosts, TWO, grpo(ground), second=ground.second)
+    return launched(ground.hosts, TWO, ["src/grpo.py", "recipes/tiny_grpo.yaml", *flags(values)], second=ground.second)
 
 
 def served(ground: Ground) -> list[str]:
     """What the server and the trainers of a run say alike of the server."""
-    return grpo(
-        ground, use_vllm="true", vllm_mode="server", vllm_server_host="server", vllm_server_timeout=60,
-        vllm_importance_sampling_correction="true", canary_tolerance=1e-4, vllm_max_model_length=768,
-        max_steps=STEPS,
-    )  # fmt: skip
+    values = {
+        "max_steps": STEPS, "ddp_timeout": ground.wait, "probe": "off", "per_device_train_batch_size": 4,
+        "max_completion_length": 64,
+    }  # fmt: skip
+    return ["src/grpo.py", *grpo_with_a_server(ground.data / "model", ground.data, ground.out, **values)]
 
 
 def grpo_by_a_server(ground: Ground) -> list[Running]:
@@ -180,7 +176,7 @@ def rolled_out(out: Path) -> int:
 PHASES = {
     "data_prep": Phase(data_prep, 4, parts, parts, files, NODE, finish=write_dataset),
     "SFT": Phase(sft, 19, logged, saved, weights, (*NETWORK, "processes of a node killed", *NODE)),
-    "GRPO": Phase(grpo_alone, 9, logged, saved, weights, (*NETWORK, "processes of a node killed", *NODE)),
+    "GRPO": Phase(grpo, 9, logged, saved, weights, (*NETWORK, "processes of a node killed", *NODE)),
     "GRPO, a server": Phase(
         grpo_by_a_server, 5, logged, saved, steps, (*NETWORK, "node gone"), "server",
         expected=list(range(1, STEPS + 1)),

@@ -36,7 +36,7 @@ ReturnToService=2
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
 JobRequeue=1
 MinJobAge=3600
-KillWait=10
+KillWait=30
 MailProg=/bin/true
 PartitionName=all Nodes=ALL Default=YES State=UP MaxTime=60
 """
@@ -48,6 +48,7 @@ class Slurm:
 
     configuration: Path
     client: Host
+    nodes: Sequence[Host]
 
     def __call__(self, *words: object) -> str:
         """What a command of Slurm prints; raises where it fails."""
@@ -63,6 +64,16 @@ class Slurm:
     def states(self, job: int) -> list[str]:
         """The state of a job, one for each task of an array."""
         return [field[9:] for field in self("scontrol", "show", "job", job).split() if field.startswith("JobState=")]
+
+    def jobs_leave_nothing(self) -> bool:
+        """Whether, within seconds, no node has a process but its daemon and munge."""
+        deadline = time.monotonic() + 30
+        while left := [pid for node in self.nodes for pid in node.pids() if not _is_daemon(pid)]:
+            if time.monotonic() > deadline:
+                print(left)
+                return False
+            time.sleep(0.3)
+        return True
 
     def wait(self, job: int, seconds: float) -> list[str]:
         """The states in which a job ended; raises TimeoutError where it has not by then."""
@@ -98,7 +109,7 @@ def slurm(directory: Path, controller: Host, nodes: Sequence[Host]) -> Iterator[
             node.start("slurmd", "-D", "-f", configuration, "-N", node.name, stdout=subprocess.DEVNULL)
             for node in nodes
         ]
-        ready = Slurm(configuration, controller)
+        ready = Slurm(configuration, controller, nodes)
         _wait_for_nodes(ready, len(nodes))
         yield ready
         with contextlib.suppress(AssertionError):
@@ -111,6 +122,12 @@ def slurm(directory: Path, controller: Host, nodes: Sequence[Host]) -> Iterator[
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(daemon.pid, signal.SIGKILL)
             daemon.wait()
+
+
+def _is_daemon(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() in ("slurmd", "slurmstepd", "munged", "sh")
+    return True  # it is gone
 
 
 def _munge(directory: Path, host: Host) -> Running:
