@@ -33,7 +33,7 @@ def cluster(four, tmp_path_factory) -> Iterator[Slurm]:
 
 
 def submit(cluster: Slurm, log: Path, *words: object, **environment: str) -> int:
-    return cluster.submit("--output", log, *words, PYTHON=sys.executable, **environment)
+    return cluster.submit("--output", log, *words, **{"PYTHON": sys.executable, **environment})
 
 
 def test_a_job_on_two_nodes_trains_what_one_process_does(cluster, tiny_data, tmp_path):
