@@ -143,26 +143,32 @@ def test_chosen_questions_that_are_not_replaced_train_as_they_are(trainer):
 
 
 @settings(max_examples=40)
-@given(st.data(), st.booleans(), st.integers(0, 5))
-def test_a_run_that_goes_on_from_its_state_draws_what_it_would_have_drawn(data, informative, seed):
-    names = [f"q{i}" for i in range(data.draw(st.integers(1, 12)))]
+@given(st.data(), st.booleans(), st.booleans(), st.integers(0, 5))
+def test_a_run_that_goes_on_from_its_state_draws_what_it_would_have_drawn(data, informative, ahead, seed):
+    """`ahead`: the next questions are drawn before the outcomes of those at hand are known."""
+    names = [f"q{i}" for i in range(data.draw(st.integers(6, 12) if ahead else st.integers(1, 12)))]
 
     def go_on(questions: Questions, turns: int) -> list[str]:
         drawn = []
         for _ in range(turns):
-            for row in questions.draw(3):
-                right = hash_free(row["id"], questions.history[row["id"]].draws)
-                questions.note(row["id"], "signal" if 0 < right < SIZE else "all_right", right, SIZE - right)
-                drawn.append(row["id"])
+            asked = list(questions.drawn) or [row["id"] for row in questions.draw(3)]
+            if ahead:
+                assert not set(asked) & {row["id"] for row in questions.draw(3)}
+            for name in asked:
+                right = hash_free(name, questions.history[name].draws)
+                questions.note(name, "signal" if 0 < right < SIZE else "all_right", right, SIZE - right)
             questions.put_back()
+            drawn += asked
+        assert len(questions.waiting) + len(questions.drawn) == len(names)  # no question vanishes
         return drawn
 
     whole, first = question_sampler(names, seed, informative), question_sampler(names, seed, informative)
     before, after = data.draw(st.integers(0, 6)), data.draw(st.integers(0, 6))
     go_on(whole, before), go_on(first, before)
+    kept = json.loads(json.dumps(first.state()))
     first.draw(2)  # of a step that is killed
     resumed = question_sampler(list(reversed(names)), seed, informative)
-    resumed.restore(json.loads(json.dumps(first.state())))
+    resumed.restore(kept)
     assert go_on(resumed, after) == go_on(whole, after)
     assert resumed.state() == whole.state()
 

@@ -137,3 +137,29 @@ def test_a_refused_key_is_not_suggested():
     with pytest.raises(RecipeError) as caught:
         read_recipe([str(REPOSITORY / "recipes/tiny_sft.yaml"), *near], "sft")
     assert not [fault for fault in caught.value.faults if fault.split("did you mean ")[-1][:-1] in rules.REFUSED]
+
+
+AHEAD = {
+    "use_vllm": True, "vllm_mode": "server", "vllm_importance_sampling_correction": True, "num_iterations": 1,
+    "gradient_accumulation_steps": 4, "generation_ahead": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "needs"),
+    [
+        ({}, []),
+        ({"steps_per_generation": 4}, []),
+        ({"generation_ahead": 0, "use_vllm": False, "num_iterations": 2}, []),
+        ({"use_vllm": False}, ["vllm_mode: server"]),
+        ({"vllm_mode": "colocate"}, ["vllm_mode: server"]),
+        ({"vllm_importance_sampling_correction": False}, ["vllm_importance_sampling_correction: true"]),
+        ({"dynamic_sampling": True}, ["dynamic_sampling: false"]),
+        ({"steps_per_generation": 8}, ["steps_per_generation: 4"]),
+        ({"steps_per_generation": 2, "num_iterations": 2}, ["num_iterations: 1", "steps_per_generation: 4"]),
+    ],
+)
+def test_generation_ahead_is_one_update_old_or_refused(change, needs):
+    faults = grpo_contradictions.ahead_contradictions("r.yaml", {**AHEAD, **change})
+    assert len(faults) == len(needs)
+    assert all(f"generation_ahead: 1: needs {need}" in fault for fault, need in zip(faults, needs, strict=True))

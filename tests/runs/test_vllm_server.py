@@ -205,6 +205,21 @@ def test_the_server_samples_from_the_weights_of_every_step(finished):
     assert sum(line["seconds/sync"] for line in lines) > 0
 
 
+def test_one_step_ahead_a_batch_is_one_update_old(port, early_sft, whole_tiny_data, tmp_path):
+    """The guard sends newer weights while a request is under way; the canary sees each version that samples."""
+    out = tmp_path / "run"
+    ahead = {"generation_ahead": 1, "guard_steps": 1, "save_steps": 1, "num_completions_to_print": 16}
+    done = grpo(*overrides(early_sft, port, **ahead), *data_and_output(whole_tiny_data, out))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [line["staleness"] for line in metrics(out)] == [0, 1, 1, 1]
+    sampled = {(c["step"], c["weights_step"]) for c in map(json.loads, (out / "completions.jsonl").open())}
+    assert sampled == {(1, 0), (2, 0), (3, 1), (4, 2)}
+    asked = [json.loads(line) for line in (out / "questions.jsonl").open()]
+    assert [line["step"] for line in asked] == [step for step in (1, 2, 3, 4) for _ in range(4)]
+    assert len({line["id"] for line in asked}) == len(asked) == record(out)["result"]["questions"]["asked"]
+    assert max(line.get("canary/max", 0) for line in metrics(out)) < 1e-3
+
+
 def test_the_training_weights_keep_their_precision(finished, early_sft):
     before, after = load_file(early_sft / "model.safetensors"), load_file(finished / "final/model.safetensors")
     assert {str(tensor.dtype) for tensor in after.values()} == {"torch.float32"}
@@ -271,9 +286,11 @@ def test_a_taken_port_is_refused(port, early_sft):
     assert f"127.0.0.1:{port}: Address already in use" in done.stderr
 
 
-def test_a_server_that_dies_costs_nothing(early_sft, whole_tiny_data, tmp_path):
+@pytest.mark.parametrize("ahead", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
+def test_a_server_that_dies_costs_nothing(early_sft, whole_tiny_data, tmp_path, ahead):
     number = free_port()
-    command = [*overrides(early_sft, number, max_steps=8), *data_and_output(whole_tiny_data, tmp_path / "run")]
+    changes = overrides(early_sft, number, max_steps=8, generation_ahead=ahead)
+    command = [*changes, *data_and_output(whole_tiny_data, tmp_path / "run")]
     environment = script_environment() | {"GLOO_SOCKET_IFNAME": "lo"}
     with server(early_sft, number, tmp_path / "first") as process:
         trainer = subprocess.Popen(
@@ -291,6 +308,12 @@ def test_a_server_that_dies_costs_nothing(early_sft, whole_tiny_data, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert record(tmp_path / "run")["sessions"][-1]["resumed_from"].startswith("checkpoint-")
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 9))
+    if ahead:  # what was under way is asked again, of the weights that the checkpoint holds
+        assert "they are sampled anew, by its weights" in done.stdout
+        stale = [line["staleness"] for line in metrics(tmp_path / "run")]
+        assert set(stale) <= {0, 1} and stale.count(0) == 2
+        asked = [json.loads(line) for line in (tmp_path / "run/questions.jsonl").open()]
+        assert len({line["id"] for line in asked}) == len(asked) == 8 * 4
 
 
 def evaluation_loses_its_server(

@@ -201,7 +201,8 @@ def _seconds(
         devices = sizes.processes if mode != "server" else 1
         answering = hours.decoding_seconds(shape, work.generated_a_step, rows, context, machine, devices)
         if answering is not None:
-            seconds["generation"] = steps * answering
+            beside = seconds.get("training", 0.0) if values.get("generation_ahead") else 0.0
+            seconds["generation"] = max(0.0, steps * answering - beside)
     if values["trainer"] == "expert_iteration":
         answers = int(values.get("num_questions") or 0) * int(values["num_candidates"]) * rounds
         tokens, rows = answers * int(values["max_new_tokens"]), int(values.get("batch_size", 64))

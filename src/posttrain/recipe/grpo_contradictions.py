@@ -126,6 +126,25 @@ def server_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     return faults
 
 
+def ahead_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """Generation one step ahead without a server that could do it, or where samples would be older than one update."""
+    if not values.get("generation_ahead"):
+        return []
+    accumulation = values["gradient_accumulation_steps"]
+    faults = {
+        "vllm_mode: server": not (values["use_vllm"] and values.get("vllm_mode") == "server"),
+        "vllm_importance_sampling_correction: true": not values.get("vllm_importance_sampling_correction"),
+        "dynamic_sampling: false, as another round would wait for the batch that was sent": values.get(
+            "dynamic_sampling"
+        ),
+        "num_iterations: 1": values["num_iterations"] > 1,
+        f"steps_per_generation: {accumulation}, as of gradient_accumulation_steps": (
+            (values.get("steps_per_generation") or accumulation) != accumulation
+        ),
+    }
+    return [f"{path}: generation_ahead: 1: needs {needed}" for needed, missing in faults.items() if missing]
+
+
 def question_contradictions(path: str, values: dict[str, Any]) -> list[str]:
     """Dynamic sampling where a group's advantages depend on other groups, or where equal rewards do teach."""
     if not values.get("dynamic_sampling"):

@@ -51,6 +51,15 @@ class GrpoOptions(TrainOptions):
             "choices": ("uniform", "informative"),
         },
     )
+    generation_ahead: int = field(
+        default=0,
+        metadata={
+            "help": "1: while a step updates, the server already samples the next step's completions, with the weights "
+            "from before the update; 0: one after the other.",
+            "min": 0,
+            "max": 1,
+        },
+    )
     guard_steps: int = field(
         default=0,
         metadata={

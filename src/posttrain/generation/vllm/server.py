@@ -5,6 +5,9 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -13,6 +16,7 @@ from packaging.version import Version
 from posttrain.console import say
 from posttrain.errors import PosttrainError
 from posttrain.generation.vllm import access
+from posttrain.models import checkpoints
 
 if TYPE_CHECKING:
     from posttrain.generation.vllm.cpu_settings import CpuSettings
@@ -28,6 +32,23 @@ CPU_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1", "VLLM_HOST_IP": LOOPBACK, "GLOO_S
 
 class ServerError(PosttrainError):
     """A server that is not there, or is not the one that the recipe asks for."""
+
+
+@contextmanager
+def failure_named(step: int, output_dir: Path) -> Iterator[None]:
+    """Turn what TRL's client raises when its server is gone, or refuses, into a ServerError that says how to go on."""
+    try:
+        yield
+    except PosttrainError:
+        raise
+    except Exception as error:  # the client raises requests' errors, and Exception itself for a refusal
+        if not isinstance(error, OSError | RuntimeError) and type(error) is not Exception:
+            raise
+        last = checkpoints.last_complete(output_dir)
+        raise ServerError(
+            f"step {step}: the vLLM server failed: {' '.join(str(error).split())[:300]}; "
+            f"start it again, then the same command goes on from {last.name if last else 'the start'}"
+        ) from error
 
 
 def base_url(values: dict[str, Any]) -> str:

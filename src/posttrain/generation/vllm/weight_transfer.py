@@ -19,6 +19,7 @@ from torch.distributed.distributed_c10d import BroadcastOptions, ProcessGroupGlo
 
 from posttrain.console import say
 from posttrain.generation.vllm.access import address_towards, ask, with_token
+from posttrain.generation.vllm.ahead import ahead_client
 
 NAME = "gloo"
 TIMEOUT = timedelta(seconds=120)  # a lost peer is an error then, not a wait for ever
@@ -75,7 +76,7 @@ def our_client(use_cpu: bool) -> Iterator[None]:
 
 def client_class(base: type, use_cpu: bool) -> type:
     """TRL's client class as this machine needs it."""
-    return with_token(gloo_client(base) if use_cpu else base)
+    return with_token(ahead_client(gloo_client(base) if use_cpu else base))
 
 
 def gloo_client(base: type) -> type:

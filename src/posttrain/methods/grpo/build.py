@@ -22,6 +22,7 @@ from posttrain.generation.vllm.weight_transfer import our_client
 from posttrain.grading.grader import Grader
 from posttrain.hardware import Hardware
 from posttrain.lineage import digest
+from posttrain.methods.grpo.ahead import AskedAhead
 from posttrain.methods.grpo.custom_rewards import load_rewards
 from posttrain.methods.grpo.dynamic_sampling import ChosenQuestions, DynamicSampling
 from posttrain.methods.grpo.guard import GUARD_FILE, Guard, best_line, read_guard
@@ -82,7 +83,7 @@ def load_prompts(options: GrpoOptions, manifest: dict[str, Any], tokenizer: PreT
 
 def chooses_questions(options: GrpoOptions) -> bool:
     """Whether the run itself chooses its questions, which TRL's sampler does otherwise."""
-    return options.dynamic_sampling or options.question_sampling != "uniform"
+    return options.dynamic_sampling or options.question_sampling != "uniform" or options.generation_ahead > 0
 
 
 def choose_questions(trainer: GrpoTrainer, options: GrpoOptions, prompts: Prompts) -> ChosenQuestions:
@@ -94,6 +95,8 @@ def choose_questions(trainer: GrpoTrainer, options: GrpoOptions, prompts: Prompt
     questions = Questions(rows, trainer.args.seed, informative, trainer.num_generations)
     if options.dynamic_sampling:
         return DynamicSampling(trainer, questions, options.max_generation_batches)
+    if options.generation_ahead:
+        return AskedAhead(trainer, questions)
     return ChosenQuestions(trainer, questions)
 
 

@@ -49,15 +49,17 @@ class Group:
 
 
 class ChosenQuestions(ContinuedFile):
-    """Draws the questions of each generation, and trains on them as they are."""
+    """Draws the questions of each generation, and trains on them as they are. `generations` are drawn at a time."""
 
-    def __init__(self, trainer: Any, questions: Questions) -> None:
+    def __init__(self, trainer: Any, questions: Questions, generations: int = 1) -> None:
         super().__init__(Path(trainer.args.output_dir) / QUESTIONS_FILE)
         self.trainer, self.questions = trainer, questions
         self.places = trainer.args.generation_batch_size // trainer.num_generations
-        if len(questions.rows) < self.places:
+        self.weights_step = 0  # updates that the weights had which sampled the generation at hand
+        if len(questions.rows) < (needed := generations * self.places):
+            asks = "one generation asks" if generations == 1 else f"{generations} generations ask"
             raise PosttrainError(
-                f"{len(questions.rows)} different questions are fewer than the {self.places} that one generation asks; "
+                f"{len(questions.rows)} different questions are fewer than the {needed} that {asks}; "
                 f"lower per_device_train_batch_size or gradient_accumulation_steps, or add questions"
             )
 
@@ -97,6 +99,12 @@ class ChosenQuestions(ContinuedFile):
         if not any(group.outcome == SIGNAL for group in groups) and (left := self.questions.without_signal()):
             self.trainer.ended = f"no question gives a signal any more: {described(left)}"
             say(f"{self.path}: step {self.trainer.state.global_step + 1}: {self.trainer.ended}; the run stops here")
+
+    def completions_are_there(self) -> None:
+        """Called when a generation's completions are there, and none is graded yet."""
+
+    def before_new_weights(self) -> None:
+        """Called before a server gets new weights."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer.ended:

@@ -49,16 +49,17 @@ class Questions:
         self.rows = {row["id"]: row for row in by_prompt.values()}
         self.totals: Counter[str] = Counter()  # of the run: what `dynamic_sampling.account` counts
         self.draws = self.last_signal = 0
-        self._place({})
+        self._place({}, [])
 
-    def _place(self, known: dict[str, History]) -> None:
+    def _place(self, known: dict[str, History], drawn: list[str]) -> None:
         self.history = {name: known.get(name) or History(uniform(self.seed, name, 0)) for name in self.rows}
-        self.waiting = [(history.time, name) for name, history in self.history.items()]
-        self.drawn: list[str] = []
+        self.waiting = [(history.time, name) for name, history in self.history.items() if name not in drawn]
+        self.drawn = drawn  # and not noted yet
+        self.answered: list[str] = []  # and not put back yet
         heapq.heapify(self.waiting)
 
     def draw(self, number: int) -> list[dict[str, Any]]:
-        """The next questions, none of which was drawn since `put_back`; fewer where so many are not left."""
+        """The next of the questions that wait; fewer where so many do not."""
         names = [heapq.heappop(self.waiting)[1] for _ in range(min(number, len(self.waiting)))]
         self.drawn += names
         return [self.rows[name] for name in names]
@@ -69,6 +70,8 @@ class Questions:
         self.draws += 1
         history.draws += 1
         history.last, history.outcome = self.draws, outcome
+        self.drawn.remove(name)
+        self.answered.append(name)
         history.right = KEPT_EVIDENCE * history.right + right
         history.wrong = KEPT_EVIDENCE * history.wrong + wrong
         if outcome == SIGNAL:
@@ -80,10 +83,10 @@ class Questions:
             history.time = history.draws + later
 
     def put_back(self) -> None:
-        """Let the drawn questions wait for their next draw; called when a batch is full."""
-        for name in self.drawn:
+        """Let the noted questions wait for their next draw; called when a batch is full."""
+        for name in self.answered:
             heapq.heappush(self.waiting, (self.history[name].time, name))
-        self.drawn = []
+        self.answered = []
 
     def without_signal(self) -> dict[str, int] | None:
         """How many questions had each outcome, if all were asked since the last one with a signal; else None."""
@@ -94,12 +97,14 @@ class Questions:
     def state(self) -> dict[str, Any]:
         """All that draws depend on, for a checkpoint; questions never asked are left out."""
         asked = {name: asdict(history) for name, history in self.history.items() if history.draws}
-        return {"history": asked, "totals": dict(self.totals), "draws": self.draws, "last_signal": self.last_signal}
+        counts = {"totals": dict(self.totals), "draws": self.draws, "last_signal": self.last_signal}
+        return {"history": asked, "drawn": self.drawn, **counts}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's `state`."""
         self.totals, self.draws, self.last_signal = Counter(state["totals"]), state["draws"], state["last_signal"]
-        self._place({name: History(**history) for name, history in state["history"].items()})
+        known = {name: History(**history) for name, history in state["history"].items()}
+        self._place(known, list(state["drawn"]))
 
 
 def uniform(seed: int, name: str, draw: int) -> float:

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,14 @@ from datasets import Dataset
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
-from posttrain.errors import PosttrainError
 from posttrain.generation.sample import Decoding, Sample
 from posttrain.generation.slots import SlotEngine
-from posttrain.generation.vllm import canary
-from posttrain.generation.vllm.server import ServerError
+from posttrain.generation.vllm import canary, server
 from posttrain.grading.formats import in_form
 from posttrain.grading.grader import Grade, Grader, Verdict
 from posttrain.methods.grpo.dynamic_sampling import ChosenQuestions
 from posttrain.methods.grpo.micro_batches import micro_batches, real_positions
 from posttrain.methods.grpo.undecided import Judged, groups_with_signal, judged, leave_out
-from posttrain.models import checkpoints
 from posttrain.training.base_trainer import WholeRun
 from posttrain.training.callbacks import ContinuedFile
 from posttrain.training.repeat_sampler import EpochRepeatSampler
@@ -81,7 +78,10 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         if self.use_vllm:
             self.sync_weights()
             with self.timed("generation"), self.server_answers():
-                return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations)
+                completed = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations)
+                if self.questions:
+                    self.questions.completions_are_there()
+            return completed
         with self.timed("generation"):
             return self._complete_in_slots(prompt_ids), None
 
@@ -101,6 +101,9 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         """Send the weights to vLLM where it has older ones, and prove that they arrived."""
         if self.state.global_step == self._last_loaded_step:
             return
+        if self.questions:
+            with self.timed("generation"), self.server_answers():
+                self.questions.before_new_weights()
         with self.timed("sync"), self.server_answers():
             self.vllm_generation.sync_weights()
             self._last_loaded_step = self.state.global_step
@@ -123,24 +126,11 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         self._metrics["train"]["canary/max"].append(largest)
         canary.check(mean, self.canary_tolerance, f"weights of step {self.state.global_step}")
 
-    @contextmanager
-    def server_answers(self) -> Iterator[None]:
+    def server_answers(self) -> AbstractContextManager[None]:
         """Turn what TRL's client raises when the server is gone into one line."""
         if self.vllm_mode != "server":
-            yield
-            return
-        try:
-            yield
-        except PosttrainError:
-            raise
-        except Exception as error:  # the client raises requests' errors, and Exception itself for a refusal
-            if not isinstance(error, OSError | RuntimeError) and type(error) is not Exception:
-                raise
-            last = checkpoints.last_complete(Path(self.args.output_dir))
-            raise ServerError(
-                f"step {self.state.global_step + 1}: the vLLM server failed: {' '.join(str(error).split())[:300]}; "
-                f"start it again, then the same command goes on from {last.name if last else 'the start'}"
-            ) from error
+            return nullcontext()
+        return server.failure_named(self.state.global_step + 1, Path(self.args.output_dir))
 
     @contextmanager
     def generating(self) -> Iterator[Any]:
@@ -211,12 +201,18 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         figures["frac_reward_zero_std"][-1] = flat  # TRL's takes a group without a verdict for one with a signal
         figures["undecided"].append(float(self.judged.undecided.sum()))
         figures["unrewarded"].append(float(self.rewards.isnan().all(1).sum()))
-        if mismatch := figures.get("sampling/sampling_logp_difference/mean"):
+        mismatch = figures.get("sampling/sampling_logp_difference/mean")
+        if mismatch and not self.staleness:  # an update may move them further; those weights were checked when sent
             canary.check(mismatch[-1], self.canary_tolerance, f"completions of step {self.state.global_step + 1}")
         figures["effective_prompts"].append((1 - flat) * len(self.rewards) / self.num_generations)
         if self.accelerator.is_main_process:
             self.completions.append(self._completion_lines())
         return scored
+
+    @property
+    def staleness(self) -> int:
+        """Updates between the weights that sampled the completions at hand and those that train on them."""
+        return self.state.global_step - self.questions.weights_step if self.questions else 0
 
     def _completion_lines(self) -> list[dict[str, Any]]:
         """The generation just scored, at the end of TRL's `_logs`. `step` is the one that will train on it."""
@@ -225,6 +221,7 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         return [
             {
                 "step": self.state.global_step + 1,
+                "weights_step": self.state.global_step - self.staleness,
                 "prompt": logs["prompt"][i],
                 "completion": logs["completion"][i],
                 "verdict": logs["extra"]["verdict"][i],
