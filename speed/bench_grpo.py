@@ -2,10 +2,12 @@
 
     make bench-grpo                                             # after make demo, from outputs/tiny_sft_early/final
     make bench-grpo ARGS="--model … --use_vllm true --vllm_mode server …"    # with a server running: make serve
+    make bench-grpo ARGS="--beside ahead --use_vllm true …"     # the same with generation_ahead: 1 instead of TRL's
 
 Both train the recipe's first steps on the same prompts with the same seed, ours with its verifier, TRL's with its
 accuracy_reward. Printed: CPU and wall seconds per step of each in interleaved rounds, their ratios, and how ours divide
-(wall). Fields of the recipe can be overridden.
+(wall). A step of `ahead` is also held against the longer one of ours' two parts, generation with reward and update with
+sync, which no overlap makes shorter. Fields of the recipe can be overridden.
 """
 
 import argparse
@@ -67,10 +69,14 @@ def build_trainer(kind: type[GRPOTrainer], recipe: Recipe, grader: Grader, direc
     loading.set_generation_end(model, tokenizer)
     ours = {"grader": grader} if kind is GrpoTrainer else {}
     with build.server_connection(recipe, arguments, hardware, tokenizer, prompts):
-        return kind(
+        trainer = kind(
             model=model, args=arguments, train_dataset=prompts.train, processing_class=tokenizer,
             reward_funcs=[load_reward("accuracy") if ours else trl_reward], **ours,
         )  # fmt: skip
+    if ours and build.chooses_questions(options):
+        trainer.questions = build.choose_questions(trainer, options, prompts)
+        trainer.add_callback(trainer.questions)
+    return trainer
 
 
 def main() -> None:
@@ -79,6 +85,7 @@ def main() -> None:
     parser.add_argument("--model", default="outputs/tiny_sft_early/final", help="the checkpoint to start from")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--beside", choices=("trl", "ahead"), default="trl", help="what ours is compared with")
     asked, fields = parser.parse_known_args()
     if not Path(asked.model).is_dir():
         sys.exit(
@@ -86,22 +93,30 @@ def main() -> None:
         )
     overrides = ["--model_name_or_path", asked.model, "--max_steps", str(asked.steps), "--guard_steps", "0", *fields]
     recipe = read_recipe([asked.recipe, *overrides], "grpo")
-    ratios = []
+    kind, other = GRPOTrainer, recipe
+    if asked.beside == "ahead":
+        kind, other = GrpoTrainer, read_recipe([asked.recipe, *overrides, "--generation_ahead", "1"], "grpo")
+    ratios, overlaps = [], []
     for number in range(asked.rounds):
         with Grader() as grader, tempfile.TemporaryDirectory() as directory:
             trainer = build_trainer(GrpoTrainer, recipe, grader, directory)
             mine = seconds_per_step(trainer)
-            theirs = seconds_per_step(build_trainer(GRPOTrainer, recipe, grader, directory))
+            theirs = seconds_per_step(build_trainer(kind, other, grader, directory))
         logged = [entry for entry in trainer.state.log_history if "seconds/update" in entry][1:]
         ratios.append(tuple(a / b for a, b in zip(mine, theirs, strict=True)))
         split = {phase: statistics.mean(entry[f"seconds/{phase}"] for entry in logged) for phase in (*PHASES, "update")}
         parts = ", ".join(f"{name} {value:.2f}" for name, value in split.items())
         real = statistics.mean(entry["real_positions"] for entry in logged)
-        own, other = f"{mine[0]:.2f} CPU s, {mine[1]:.2f} s a step", f"{theirs[0]:.2f}, {theirs[1]:.2f}"
-        print(f"round {number + 1}: posttrain {own}; TRL {other}")
-        print(f"    {parts}; {real:.0%} of positions real", flush=True)
+        print(f"round {number + 1}: posttrain {mine[0]:.2f} CPU s, {mine[1]:.2f} s a step", end="")
+        print(
+            f"; {asked.beside} {theirs[0]:.2f}, {theirs[1]:.2f}\n    {parts}; {real:.0%} of positions real", flush=True
+        )
+        longer = max(split["generation"] + split["reward"], split["update"] + split["sync"])
+        overlaps.append(theirs[1] / longer)
     cpu, wall = (statistics.median(column) for column in zip(*ratios, strict=True))
-    print(f"median ratios: CPU {cpu:.2f}, wall {wall:.2f}")
+    print(f"median ratios of ours to {asked.beside}: CPU {cpu:.2f}, wall {wall:.2f}")
+    if asked.beside == "ahead":
+        print(f"a step of ahead to the longer part of ours: {statistics.median(overlaps):.2f} in the median")
 
 
 if __name__ == "__main__":
