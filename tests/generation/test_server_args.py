@@ -114,6 +114,7 @@ def test_vllm_itself_takes_these_command_lines_and_refuses_wrong_ones():
         "speculative-config": {"method": "ngram", "num_speculative_tokens": 3}, "gpu-memory-utilization": 0.8,
     }  # fmt: skip
     large = {"vllm_tensor_parallel_size": 8, "vllm_pipeline_parallel_size": 2, "server_args": flags}
+    large |= {"vllm_lora_sync": "adapter", "lora_r": 100}
     wrong = [{"server_args": one} for one in ({"max-num-seq": 9}, {"max-num-seqs": "many"}, {"kv-cache-dtype": "fp3"})]
     done = subprocess.run(
         [PYTHON, "tests/helpers/vllm_parser.py", *map(json.dumps, [large, {"server_args": {"dtype": "half"}}, *wrong])],
@@ -125,6 +126,8 @@ def test_vllm_itself_takes_these_command_lines_and_refuses_wrong_ones():
     assert (parsed["tensor_parallel_size"], parsed["pipeline_parallel_size"]) == (8, 2)
     assert (parsed["distributed_executor_backend"], parsed["kv_cache_dtype"]) == ("ray", "fp8")
     assert parsed["enable_prefix_caching"] is False and parsed["gpu_memory_utilization"] == 0.8
+    assert (parsed["enable_lora"], parsed["max_lora_rank"], parsed["max_loras"]) == (True, 128, 1)
+    assert not other["enable_lora"]
     assert parsed["speculative_config"]["num_speculative_tokens"] == 3 and other["dtype"] == "half"
     said = [one["refused"] for one in refused]
     assert "did you mean max-num-seqs?" in said[0] and "many" in said[1] and "fp3" in said[2]

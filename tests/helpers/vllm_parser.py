@@ -12,6 +12,7 @@ from posttrain.generation.vllm.server_args import ServerArgumentError, check_com
 SHOWN = (
     "tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend", "kv_cache_dtype", "max_num_seqs",
     "enable_prefix_caching", "speculative_config", "gpu_memory_utilization", "dtype",
+    "enable_lora", "max_lora_rank", "max_loras",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import pytest
 from conftest import REPOSITORY
 
 from posttrain.errors import PosttrainError
+from posttrain.generation.vllm.adapter import serve_flags
 from posttrain.recipe import contradictions, grpo_contradictions, rules
 from posttrain.recipe.methods import METHODS, find_method, wrong_trainer
 from posttrain.recipe.reader import RecipeError, help_text, read_recipe
@@ -163,3 +164,31 @@ def test_generation_ahead_is_one_update_old_or_refused(change, needs):
     faults = grpo_contradictions.ahead_contradictions("r.yaml", {**AHEAD, **change})
     assert len(faults) == len(needs)
     assert all(f"generation_ahead: 1: needs {need}" in fault for fault, need in zip(faults, needs, strict=True))
+
+
+ALONE = {
+    "use_vllm": True, "vllm_mode": "server", "use_peft": True, "lora_r": 16, "vllm_lora_sync": "adapter",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "needs"),
+    [
+        ({}, []),
+        ({"lora_r": 512}, []),
+        ({"vllm_lora_sync": "merged", "use_peft": False, "use_vllm": False}, []),
+        ({"use_peft": False}, ["use_peft: true"]),
+        ({"vllm_mode": "colocate"}, ["use_vllm: true and vllm_mode: server"]),
+        ({"lora_r": 513}, ["lora_r: at most 512"]),
+        ({"lora_modules_to_save": ["lm_head"], "use_dora": True}, ["lora_modules_to_save: null", "use_dora: false"]),
+    ],
+)
+def test_an_adapter_is_sent_alone_where_vllm_serves_it_or_refused(change, needs):
+    faults = grpo_contradictions.adapter_contradictions("r.yaml", {**ALONE, **change})
+    assert len(faults) == len(needs)
+    assert all(f"vllm_lora_sync: adapter: needs {need}" in fault for fault, need in zip(faults, needs, strict=True))
+
+
+@pytest.mark.parametrize(("rank", "flag"), [(1, "1"), (4, "8"), (16, "16"), (100, "128"), (512, "512")])
+def test_a_server_for_adapters_has_the_next_rank_that_vllm_knows(rank, flag):
+    assert serve_flags({"lora_r": rank})[-1] == flag

@@ -19,6 +19,7 @@ from conftest import REPOSITORY, must, record, run_script, script_environment
 from safetensors.torch import load_file
 
 from posttrain.generation.vllm.server import hf_overrides
+from posttrain.methods.grpo.trainer import ADAPTER_DIRECTORY as ADAPTER
 
 PYTHON = Path(os.environ.get("POSTTRAIN_VLLM_PYTHON", REPOSITORY / ".venv-vllm/bin/python"))
 pytestmark = [
@@ -52,11 +53,11 @@ def grpo(*command: str, script: str = "src/grpo.py") -> subprocess.CompletedProc
 
 
 @contextlib.contextmanager
-def server(model: Path, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def server(model: Path, port: int, log: Path, **changes: Any) -> Iterator[subprocess.Popen[bytes]]:
     """`make serve`, ended with every process it started."""
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [PYTHON, "src/serve.py", *overrides(model, port, vllm_max_model_length=768)], cwd=REPOSITORY,
+            [PYTHON, "src/serve.py", *overrides(model, port, vllm_max_model_length=768, **changes)], cwd=REPOSITORY,
             env=script_environment(), stdout=file, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
@@ -265,6 +266,32 @@ def test_lora_weights_arrive_merged(port, early_sft, whole_tiny_data, tmp_path):
     done = grpo(*command)
     assert done.returncode == 0, done.stderr[-3000:]
     assert max(line.get("canary/max", 0) for line in metrics(tmp_path / "run")) < 1e-3
+
+
+@pytest.mark.exhaustive
+def test_an_adapter_arrives_alone(early_sft, whole_tiny_data, tmp_path):
+    """A server of its own, as only one that was started for adapters takes them; its base is never written."""
+    number = free_port()
+    lora = {
+        "use_peft": "true", "lora_r": 4, "lora_target_modules": "all-linear", "learning_rate": 1e-2,
+        "vllm_lora_sync": "adapter", "canary_tolerance": 1e-3, "generation_ahead": 1,
+    }  # fmt: skip
+    command = [*overrides(early_sft, number, **lora), *data_and_output(whole_tiny_data, tmp_path / "run")]
+    with server(early_sft, number, tmp_path / "log", **lora):
+        done = grpo(*command)
+        assert done.returncode == 0, done.stderr[-3000:]
+        canaries = [line["canary/max"] for line in metrics(tmp_path / "run") if "canary/max" in line]
+        assert len(canaries) >= 3 and max(canaries) < 1e-3
+        sent, last = (load_file(tmp_path / "run" / name / "adapter_model.safetensors") for name in (ADAPTER, "final"))
+        assert sent.keys() == last.keys() and any(tensor.abs().max() > 0.01 for tensor in sent.values())
+        assert requests.get(f"http://127.0.0.1:{number}/v1/models", timeout=5).json()["data"][0]["id"] == str(early_sft)
+
+
+def test_a_server_that_takes_no_adapters_is_named(port, early_sft, whole_tiny_data, tmp_path):
+    lora = {"use_peft": "true", "lora_r": 4, "lora_target_modules": "all-linear", "vllm_lora_sync": "adapter"}
+    done = grpo(*overrides(early_sft, port, **lora), *data_and_output(whole_tiny_data, tmp_path / "run"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert "takes no adapters; it needs the recipe's vllm_lora_sync: adapter when it starts" in done.stderr
 
 
 def test_a_server_that_is_not_the_recipes_is_refused(port, early_sft, whole_tiny_data, tmp_path):

@@ -36,6 +36,7 @@ SERVER_FLAGS = {  # of vLLM, which server_args may not set
     "config": "write its flags here instead of a file of flags",
     "trust-remote-code": "code from a model repository is never run",
 }
+LARGEST_RANK = 512  # of an adapter that vLLM serves
 # The log-probabilities that are trained are those of the whole distribution.
 WHOLE_DISTRIBUTION = {"top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1}
 
@@ -143,6 +144,20 @@ def ahead_contradictions(path: str, values: dict[str, Any]) -> list[str]:
         ),
     }
     return [f"{path}: generation_ahead: 1: needs {needed}" for needed, missing in faults.items() if missing]
+
+
+def adapter_contradictions(path: str, values: dict[str, Any]) -> list[str]:
+    """An adapter to be sent alone where there is none, or one that vLLM does not serve."""
+    if values.get("vllm_lora_sync", "merged") == "merged":
+        return []
+    faults = {
+        "use_vllm: true and vllm_mode: server": not (values["use_vllm"] and values.get("vllm_mode") == "server"),
+        "use_peft: true": not values.get("use_peft"),
+        f"lora_r: at most {LARGEST_RANK}": int(values.get("lora_r", 16)) > LARGEST_RANK,
+        "lora_modules_to_save: null, as vLLM serves low-rank matrices alone": values.get("lora_modules_to_save"),
+        "use_dora: false, which vLLM does not serve": values.get("use_dora"),
+    }
+    return [f"{path}: vllm_lora_sync: adapter: needs {needed}" for needed, missing in faults.items() if missing]
 
 
 def question_contradictions(path: str, values: dict[str, Any]) -> list[str]:

@@ -77,6 +77,14 @@ class GrpoOptions(TrainOptions):
             "above": 0,
         },
     )
+    vllm_lora_sync: str = field(
+        default="merged",
+        metadata={
+            "help": "What a server gets of a LoRA run after each update: `merged` weights, or the `adapter` alone, by "
+            "a directory that both see.",
+            "choices": ("merged", "adapter"),
+        },
+    )
     vllm_pipeline_parallel_size: int = field(
         default=1,
         metadata={"help": "Stages a server cuts the model into, of vllm_tensor_parallel_size GPUs each.", "min": 1},

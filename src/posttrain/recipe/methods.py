@@ -110,7 +110,7 @@ ROWS = (
         rules=(
             grpo_rules.grpo_contradictions, grpo_rules.stop_contradictions, grpo_rules.generation_contradictions,
             grpo_rules.server_contradictions, grpo_rules.question_contradictions,
-            grpo_rules.ahead_contradictions, rules.strategy_contradictions,
+            grpo_rules.ahead_contradictions, grpo_rules.adapter_contradictions, rules.strategy_contradictions,
         ),
         required=(
             *TRAINING, "max_completion_length", "num_generations", "temperature", "loss_type", "scale_rewards", "beta",

@@ -15,7 +15,7 @@ from packaging.version import Version
 
 from posttrain.console import say
 from posttrain.errors import PosttrainError
-from posttrain.generation.vllm import access
+from posttrain.generation.vllm import access, adapter
 from posttrain.models import checkpoints
 
 if TYPE_CHECKING:
@@ -86,7 +86,10 @@ def serve_command(values: dict[str, Any], cpu: "CpuSettings | None") -> tuple[li
         command += ["--enforce-eager", *cpu.arguments(), "--cpu-distributed-timeout-seconds", "120"]
         # A seeded request whose prompt is cut into chunks ends vLLM 0.30 on a CPU, whose generators have no offset.
         command += ["--no-enable-chunked-prefill"]
-    return command, ENVIRONMENT | (CPU_ENVIRONMENT | cpu.environment() if cpu else {})
+    environment = ENVIRONMENT | (CPU_ENVIRONMENT | cpu.environment() if cpu else {})
+    if values.get("vllm_lora_sync") == "adapter":
+        return command + adapter.serve_flags(values), environment | adapter.ENVIRONMENT
+    return command, environment
 
 
 def hf_overrides(values: dict[str, Any]) -> dict[str, Any]:

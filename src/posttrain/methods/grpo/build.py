@@ -120,12 +120,18 @@ def build_trainer(
             grader=grader,
             subtract_mean=recipe.values["loss_type"] != "no_baseline",
             canary_tolerance=options.canary_tolerance,
+            lora_sync=options.vllm_lora_sync,
             model=model,
             args=arguments,
             reward_funcs=rewards,
             train_dataset=prompts.train,
             processing_class=tokenizer,
             peft_config=trainable.adapter_config(model_config, chosen),
+        )
+    if options.vllm_lora_sync == "adapter" and (trainer._dist.is_fsdp or trainer._dist.is_zero3):
+        raise PosttrainError(
+            f"{recipe.path}: vllm_lora_sync: adapter: an adapter that is cut among processes is not sent alone; write "
+            f"merged, or take an accelerate config of DDP or ZeRO-2"
         )
     trainer.add_callback(MetricsFile(output_dir, trainer.window))
     trainer.add_callback(SignalProbe(trainer, options, output_dir))

@@ -17,6 +17,7 @@ from trl.models import unwrap_model_for_generation
 from posttrain.generation.sample import Decoding, Sample
 from posttrain.generation.slots import SlotEngine
 from posttrain.generation.vllm import canary, server
+from posttrain.generation.vllm.adapter import send_adapter
 from posttrain.grading.formats import in_form
 from posttrain.grading.grader import Grade, Grader, Verdict
 from posttrain.methods.grpo.dynamic_sampling import ChosenQuestions
@@ -27,6 +28,7 @@ from posttrain.training.callbacks import ContinuedFile
 from posttrain.training.repeat_sampler import EpochRepeatSampler
 
 COMPLETIONS_FILE = "completions.jsonl"
+ADAPTER_DIRECTORY = "adapter_of_server"  # of the output directory
 FORMS = ("box", "tags")  # of posttrain.grading.formats
 TRUNCATED = "completions/clipped_ratio"  # TRL's name
 PHASES = ("generation", "sync", "reward")  # timed by themselves; what is left of a step is the update
@@ -41,11 +43,12 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
     keeps_buffers = False  # generation and update need other ones: where all were kept, a run grew
 
     def __init__(
-        self, grader: Grader, subtract_mean: bool = True, canary_tolerance: float = 0.1, **kwargs: Any
-    ) -> None:
+        self, grader: Grader, subtract_mean: bool = True, canary_tolerance: float = 0.1, lora_sync: str = "merged",
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
         self.grader, self.subtract_mean, self.canary_tolerance = grader, subtract_mean, canary_tolerance
         self.phase_seconds: Counter[str] = Counter()
-        self.logged_step = 0
+        self.lora_sync, self.logged_step = lora_sync, 0
         self.rewards = self.signal = torch.empty(0)  # of the last generation, all processes
         self.judged = Judged(self.rewards, self.rewards, self.rewards)
         self.questions: ChosenQuestions | None = None  # chooses what is asked, where the recipe wants that
@@ -105,10 +108,18 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
             with self.timed("generation"), self.server_answers():
                 self.questions.before_new_weights()
         with self.timed("sync"), self.server_answers():
-            self.vllm_generation.sync_weights()
+            self.send_weights()
             self._last_loaded_step = self.state.global_step
             if self.vllm_mode == "server":
                 self._check_freshness()
+
+    def send_weights(self) -> None:
+        """Whole weights, an adapter merged into them, or the adapter alone."""
+        if self.lora_sync == "merged":
+            self.vllm_generation.sync_weights()
+        elif self.accelerator.is_main_process:
+            client, model = self.vllm_generation.vllm_client, self.accelerator.unwrap_model(self.model)
+            send_adapter(client, model, Path(self.args.output_dir) / ADAPTER_DIRECTORY)
 
     def _check_freshness(self) -> None:
         """Hold the server's log-probabilities of fixed tokens against the trainer's own; raises StaleWeightsError."""
@@ -275,8 +286,7 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
 
     def _server_answers_greedily(self, prompts: list[list[int]]) -> list[Sample]:
         self.sync_weights()
-        found = [None]
-        stop = self.args.generation_kwargs or {}
+        found, stop = [None], self.args.generation_kwargs or {}
         if self.accelerator.is_main_process:
             with self.server_answers():
                 found[0] = self.vllm_generation.vllm_client.generate(

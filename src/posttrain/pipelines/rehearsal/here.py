@@ -19,7 +19,7 @@ LONGEST = 1024  # tokens of a row
 LENGTH = "soft_overlong"  # a reward that differs between answers none of which is right
 IN_PROCESS = {  # keys of a GRPO recipe that samples in its own process
     "use_vllm": False, "server_args": None, "vllm_pipeline_parallel_size": 1, "generation_kwargs": None,
-    "generation_ahead": 0,
+    "generation_ahead": 0, "vllm_lora_sync": "merged",
 }  # fmt: skip
 
 
