@@ -1,9 +1,11 @@
 """Micro-batches of one generation: less padding, the same gradient, every completion trained on once."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator, DistributedType
 from conftest import REPOSITORY
 from datasets import Dataset
 from hypothesis import given
@@ -13,7 +15,7 @@ from trl import GRPOConfig
 from trl.trainer.utils import split_tensor_dict
 
 from posttrain.grading.grader import Grader
-from posttrain.methods.grpo.micro_batches import micro_batches, real_positions
+from posttrain.methods.grpo.micro_batches import SILENT, micro_batches, note_silent, only_advantages, real_positions
 from posttrain.methods.grpo.trainer import GrpoTrainer
 
 
@@ -56,6 +58,23 @@ def test_every_completion_is_in_one_micro_batch_with_all_its_tokens(data, cut, s
         assert sizes == sorted(sizes)
 
 
+@given(st.data(), st.sampled_from([(4, 2), (4, 4), (6, 3), (1, 1)]), st.integers(1, 3))
+def test_completions_without_advantage_fill_micro_batches_that_nobody_computes(data, cut, size):
+    number, per_update = cut
+    n = number * size
+    scored = generation(data.draw(st.lists(st.integers(1, 9), min_size=n, max_size=n)), [3] * n)
+    advantages = data.draw(st.lists(st.sampled_from([0.0, 0.0, 0.5, -1.0]), min_size=n, max_size=n))
+    scored["advantages"] = torch.tensor(advantages)
+    batches = micro_batches(scored, number, per_update, silent_first=True)
+    silent = note_silent(batches, per_update, Accelerator(cpu=True))
+    for update in (batches[i : i + per_update] for i in range(0, number, per_update)):
+        without = sum(int((batch["advantages"] == 0).sum()) for batch in update)
+        expected = min(without // size, per_update - 1)  # the last one runs
+        assert [batch[SILENT] for batch in update] == [i < expected for i in range(per_update)]
+    assert silent == sum(len(batch["advantages"]) for batch in batches if batch[SILENT])
+    assert sorted(a for batch in batches for a in batch["advantages"].tolist()) == sorted(advantages)
+
+
 def test_reasoning_like_lengths_leave_at_most_a_fifth_of_padding():
     """Heavy-tailed lengths, 512 completions in micro-batches of 8: padded to the longest of all, a third is real."""
     torch.manual_seed(0)
@@ -65,8 +84,9 @@ def test_reasoning_like_lengths_leave_at_most_a_fifth_of_padding():
     assert real_positions(micro_batches(scored, 64, 64)) > 0.8
 
 
+@pytest.mark.parametrize("silent", [0, 9])
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo"])
-def test_the_gradient_is_that_of_the_padded_path(loss_type, tmp_path: Path):
+def test_the_gradient_is_that_of_the_padded_path(loss_type, silent, tmp_path: Path):
     tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "assets/tiny_base")
     model = AutoModelForCausalLM.from_pretrained(REPOSITORY / "assets/tiny_base")
     rows = [{"id": str(i), "prompt": "Ann has 3 apples. " * (1 + i), "answer": "3"} for i in range(4)]
@@ -91,15 +111,19 @@ def test_the_gradient_is_that_of_the_padded_path(loss_type, tmp_path: Path):
     for i, length in enumerate(torch.linspace(3, 24, 16).int().tolist()):
         scored["completion_mask"][i, length:] = 0
     scored["advantages"] = torch.linspace(-1, 1, 16)
+    scored["advantages"][:silent] = 0
     scored["num_items_in_batch"] = scored["completion_mask"].sum()
 
     def gradient(batches):
         trainer.model.zero_grad()
         for batch in batches:
-            trainer._compute_loss(trainer.model, batch).backward()
+            trainer.compute_loss(trainer.model, batch).backward()
         return {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
 
-    padded, ours = gradient(split_tensor_dict(scored, 4)), gradient(micro_batches(scored, 4, 4))
+    batches = micro_batches(scored, 4, 4, trainer.only_advantages)
+    assert note_silent(batches, 4, trainer.accelerator) == 4 * (silent // 4)
+    padded, ours = gradient(split_tensor_dict(scored, 4)), gradient(batches)
+    assert len(trainer._metrics["train"]["entropy"]) == 8 - silent // 4  # forward passes
     largest = max(float(g.abs().max()) for g in padded.values())
     assert largest > 0
     for name, g in padded.items():
@@ -121,3 +145,25 @@ def test_a_stop_string_is_an_end(ids, text, cut):
         max_completion_length, eos_token_ids = 24, [1]
 
     assert GrpoTrainer.is_truncated(Ended, ids, text) is cut
+
+
+@pytest.mark.parametrize(
+    ("change", "alone"),
+    [
+        ({}, True),
+        ({"loss_type": "bnpo"}, False),
+        ({"beta": 0.1}, False),
+        ({"_entropy_bonus_enabled": True}, False),
+        ({"aux_loss_enabled": True}, False),
+        ({"distributed_type": DistributedType.MULTI_GPU}, True),
+        ({"distributed_type": DistributedType.DEEPSPEED}, False),
+        ({"distributed_type": DistributedType.FSDP}, False),
+    ],
+)
+def test_what_else_is_in_the_loss_is_computed_for_every_completion(change, alone):
+    values = {
+        "beta": 0.0, "loss_type": "grpo", "_entropy_bonus_enabled": False, "aux_loss_enabled": False,
+        "distributed_type": DistributedType.NO, **change,
+    }  # fmt: skip
+    accelerator = SimpleNamespace(distributed_type=values.pop("distributed_type"))
+    assert only_advantages(SimpleNamespace(accelerator=accelerator, **values)) is alone

@@ -273,7 +273,7 @@ def test_an_adapter_arrives_alone(early_sft, whole_tiny_data, tmp_path):
     """A server of its own, as only one that was started for adapters takes them; its base is never written."""
     number = free_port()
     lora = {
-        "use_peft": "true", "lora_r": 4, "lora_target_modules": "all-linear", "learning_rate": 1e-2,
+        "use_peft": "true", "lora_r": 4, "lora_target_modules": "[all-linear]", "learning_rate": 1e-2,
         "vllm_lora_sync": "adapter", "canary_tolerance": 1e-3, "generation_ahead": 1,
     }  # fmt: skip
     command = [*overrides(early_sft, number, **lora), *data_and_output(whole_tiny_data, tmp_path / "run")]
@@ -281,14 +281,14 @@ def test_an_adapter_arrives_alone(early_sft, whole_tiny_data, tmp_path):
         done = grpo(*command)
         assert done.returncode == 0, done.stderr[-3000:]
         canaries = [line["canary/max"] for line in metrics(tmp_path / "run") if "canary/max" in line]
-        assert len(canaries) >= 3 and max(canaries) < 1e-3
+        assert len(canaries) >= 2 and max(canaries) < 1e-3
         sent, last = (load_file(tmp_path / "run" / name / "adapter_model.safetensors") for name in (ADAPTER, "final"))
         assert sent.keys() == last.keys() and any(tensor.abs().max() > 0.01 for tensor in sent.values())
         assert requests.get(f"http://127.0.0.1:{number}/v1/models", timeout=5).json()["data"][0]["id"] == str(early_sft)
 
 
 def test_a_server_that_takes_no_adapters_is_named(port, early_sft, whole_tiny_data, tmp_path):
-    lora = {"use_peft": "true", "lora_r": 4, "lora_target_modules": "all-linear", "vllm_lora_sync": "adapter"}
+    lora = {"use_peft": "true", "lora_r": 4, "lora_target_modules": "[all-linear]", "vllm_lora_sync": "adapter"}
     done = grpo(*overrides(early_sft, port, **lora), *data_and_output(whole_tiny_data, tmp_path / "run"))
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-3000:]
     assert "takes no adapters; it needs the recipe's vllm_lora_sync: adapter when it starts" in done.stderr

@@ -2,6 +2,7 @@
 
 import pickle
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -164,6 +165,35 @@ def is_write_error(error: Exception) -> bool:
     return (
         not isinstance(error, RuntimeError) or "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
     )
+
+
+class Phases:
+    """Wall seconds of parts of a step, since the last logged one."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Count from `step` on."""
+        self.since, self.seconds = step, Counter[str]()
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Count the seconds of this block to a part."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - began
+
+    def close(self, step: int, whole: float, rest: str) -> dict[str, float]:
+        """Seconds of a step by part, `rest` being what they leave of the `whole`; the next ones count from here on."""
+        parts = {name: self.seconds[name] for name in self.names}
+        parts[rest] = whole - sum(parts.values())
+        figures = {f"seconds/{name}": round(value / (step - self.since), 4) for name, value in parts.items()}
+        self.start(step)
+        return figures
 
 
 class Window:

@@ -6,6 +6,7 @@ A lost weight sync goes unnoticed otherwise: rewards still rise for a while, and
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from posttrain.errors import PosttrainError
 
@@ -33,6 +34,16 @@ def log_probabilities(model: Any, asked: list[list[int]]) -> list[list[float]]:
         logits = model(input_ids=ids).logits[0, :-1].float()
         found.append(logits.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0].tolist())
     return found
+
+
+def measured(model: Any, client: Any, asked: list[list[int]]) -> tuple[float, float]:
+    """Mean and largest `difference` between a model and the server of TRL's `client`, which the main process has."""
+    ours, theirs = log_probabilities(model, asked), [None]
+    if client is not None:
+        scored = client.get_sequence_logprobs(asked, [1] * len(asked), top_logprobs=1)
+        theirs = [[[token[0] for token in sequence] for sequence in scored["actual_logprobs"]]]
+    broadcast_object_list(theirs, from_process=0)
+    return difference(ours, theirs[0])
 
 
 def difference(ours: list[list[float]], theirs: list[list[float]]) -> tuple[float, float]:

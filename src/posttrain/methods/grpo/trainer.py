@@ -1,7 +1,5 @@
 """TRL's GRPOTrainer with one grader, little padding, seconds by phase, and its completions on record."""
 
-import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import isnan
@@ -21,9 +19,15 @@ from posttrain.generation.vllm.adapter import send_adapter
 from posttrain.grading.formats import in_form
 from posttrain.grading.grader import Grade, Grader, Verdict
 from posttrain.methods.grpo.dynamic_sampling import ChosenQuestions
-from posttrain.methods.grpo.micro_batches import micro_batches, real_positions
+from posttrain.methods.grpo.micro_batches import (
+    SILENT,
+    micro_batches,
+    note_silent,
+    only_advantages,
+    real_positions,
+)
 from posttrain.methods.grpo.undecided import Judged, groups_with_signal, judged, leave_out
-from posttrain.training.base_trainer import WholeRun
+from posttrain.training.base_trainer import Phases, WholeRun
 from posttrain.training.callbacks import ContinuedFile
 from posttrain.training.repeat_sampler import EpochRepeatSampler
 
@@ -47,24 +51,15 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         **kwargs: Any,
     ) -> None:  # fmt: skip
         self.grader, self.subtract_mean, self.canary_tolerance = grader, subtract_mean, canary_tolerance
-        self.phase_seconds: Counter[str] = Counter()
-        self.lora_sync, self.logged_step = lora_sync, 0
+        self.phases, self.lora_sync = Phases(*PHASES), lora_sync
         self.rewards = self.signal = torch.empty(0)  # of the last generation, all processes
         self.judged = Judged(self.rewards, self.rewards, self.rewards)
         self.questions: ChosenQuestions | None = None  # chooses what is asked, where the recipe wants that
         super().__init__(**kwargs)
         self.completions = ContinuedFile(Path(self.args.output_dir) / COMPLETIONS_FILE)
         self.add_callback(self.completions)
+        self.only_advantages = only_advantages(self)
         self.num_completions_to_print = 0  # none on the console, where TRL would print them; the file holds them
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Count the seconds of this block to `phase`."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.phase_seconds[phase] += time.perf_counter() - began
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochRepeatSampler:
         return EpochRepeatSampler.like(super()._get_train_sampler(dataset))
@@ -80,12 +75,12 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         """vLLM as TRL drives it; without vLLM the training model itself, in slots rather than by `generate`."""
         if self.use_vllm:
             self.sync_weights()
-            with self.timed("generation"), self.server_answers():
+            with self.phases.timed("generation"), self.server_answers():
                 completed = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations)
                 if self.questions:
                     self.questions.completions_are_there()
             return completed
-        with self.timed("generation"):
+        with self.phases.timed("generation"):
             return self._complete_in_slots(prompt_ids), None
 
     def _complete_in_slots(self, prompt_ids: list[list[int]]) -> list[list[int]]:
@@ -105,9 +100,9 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         if self.state.global_step == self._last_loaded_step:
             return
         if self.questions:
-            with self.timed("generation"), self.server_answers():
+            with self.phases.timed("generation"), self.server_answers():
                 self.questions.before_new_weights()
-        with self.timed("sync"), self.server_answers():
+        with self.phases.timed("sync"), self.server_answers():
             self.send_weights()
             self._last_loaded_step = self.state.global_step
             if self.vllm_mode == "server":
@@ -124,15 +119,9 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
     def _check_freshness(self) -> None:
         """Hold the server's log-probabilities of fixed tokens against the trainer's own; raises StaleWeightsError."""
         sequences = canary.sequences(self.train_dataset["prompt"], self.processing_class)
+        client = self.vllm_generation.vllm_client if self.accelerator.is_main_process else None
         with self.generating() as model:
-            ours = canary.log_probabilities(model, sequences)
-        theirs = [None]
-        if self.accelerator.is_main_process:
-            client = self.vllm_generation.vllm_client
-            scored = client.get_sequence_logprobs(sequences, [1] * len(sequences), top_logprobs=1)
-            theirs = [[[token[0] for token in sequence] for sequence in scored["actual_logprobs"]]]
-        broadcast_object_list(theirs, from_process=0)
-        mean, largest = canary.difference(ours, theirs[0])
+            mean, largest = canary.measured(model, client, sequences)
         self._metrics["train"]["canary/mean"].append(mean)
         self._metrics["train"]["canary/max"].append(largest)
         canary.check(mean, self.canary_tolerance, f"weights of step {self.state.global_step}")
@@ -162,7 +151,7 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
     ) -> torch.Tensor:
         """Grade once, and hand the grades to every reward function. (completions of all processes, functions)"""
         truncated = [self.is_truncated(ids, text) for ids, text in zip(completion_ids, completions, strict=True)]
-        with self.timed("reward"):
+        with self.phases.timed("reward"):
             grades = self.grader.grade([row["answer"] for row in inputs], completions, truncated)
             rows = [
                 {**row, "grade": grade, "truncated": cut, "max_completion_length": self.max_completion_length}
@@ -250,9 +239,18 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
             chosen = self.questions
             scored = chosen.generation() if chosen else self._generate_and_score_completions(generation_batch)
             accumulated = min(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
-            self._buffered_inputs = micro_batches(scored, self.args.steps_per_generation, accumulated)
-            self._metrics["train"]["real_positions"].append(real_positions(self._buffered_inputs))
+            batches = micro_batches(scored, self.args.steps_per_generation, accumulated, self.only_advantages)
+            silent = note_silent(batches, accumulated, self.accelerator) if self.only_advantages else 0
+            self._metrics["train"]["silent_completions"].append(float(silent))
+            self._metrics["train"]["real_positions"].append(real_positions(batches))
+            self._buffered_inputs = batches
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **keywords: Any) -> torch.Tensor:
+        """TRL's; without a forward pass where no completion has an advantage, as loss and gradient are 0 then."""
+        if inputs.get(SILENT):
+            return torch.zeros((), device=self.accelerator.device, requires_grad=True)
+        return super().compute_loss(model, inputs, *arguments, **keywords)
 
     def save_beside(self, checkpoint: Path) -> None:
         if self.questions:
@@ -264,18 +262,9 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add seconds per step by phase; `update` is what the others leave."""
-        steps = self.state.global_step - self.logged_step
-        if "loss" in logs and steps:
-            seconds = {phase: self.phase_seconds[phase] for phase in PHASES}
-            seconds["update"] = self.window.seconds() - sum(seconds.values())
-            logs |= {f"seconds/{phase}": round(value / steps, 4) for phase, value in seconds.items()}
-            self.start_phases()
+        if "loss" in logs and self.state.global_step > self.phases.since:
+            logs |= self.phases.close(self.state.global_step, self.window.seconds(), "update")
         super().log(logs, start_time)
-
-    def start_phases(self) -> None:
-        """Count phases from this step on."""
-        self.phase_seconds.clear()
-        self.logged_step = self.state.global_step
 
     def answer_greedily(self, prompts: list[list[int]]) -> list[Sample]:
         """One greedy completion per prompt with the current weights, in order; every process gets all of them."""
