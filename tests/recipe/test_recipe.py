@@ -51,6 +51,14 @@ def test_the_command_line_wins_and_is_typed_by_the_field(tmp_path):
     assert recipe.values["run_name"] == "12"
 
 
+@pytest.mark.parametrize("text", ["null", "~", "Null"])
+def test_null_is_null_on_the_command_line_too(tmp_path, text):
+    (fault,) = faults_of(tmp_path, GOOD, "--model_revision", text)
+    assert fault == "command line: model_revision: None: expected str, got NoneType"
+    path = tmp_path / "recipe.yaml"
+    assert read_recipe([str(path), "--run_name", text, "--num_train_examples", text], "sft").values["run_name"] is None
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

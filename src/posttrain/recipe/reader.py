@@ -181,6 +181,8 @@ def _typed(text: str, annotation: str) -> Any:
         value = text
     if isinstance(value, str) and EXPONENT.fullmatch(value) and accepts(annotation, 1.0):
         return float(value)  # YAML 1.1 reads 1e-5 as text; a shell has no such rule
+    if value is None and text.strip():
+        return None  # null, as in a recipe, also where the field takes text and refuses it
     return value if accepts(annotation, value) or not accepts(annotation, text) else text
 
 
