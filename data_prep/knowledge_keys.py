@@ -6,10 +6,16 @@
 writes the bank in another order, its mapping, and knowledge_placed_keys.safetensors for `keys_path`. Train on the
 placed bank with `keys_path`, or without it, and the keys are learned where similar facts are neighbours. A fact is
 placed by the mean embedding of its sentence without the object, which a question does not know.
+
+    python data_prep/knowledge_keys.py --cache data/trex_world/bank.pt --model MODEL --layer 5 \\
+        --out data/trex_world/states.safetensors
+
+leaves the bank as it is and writes, for `reading: tokens`, what the frozen model says of each row after a layer.
 """
 
 import argparse
 import math
+import time
 from pathlib import Path
 
 from posttrain.errors import ArgumentParser, bounded, run_script
@@ -25,28 +31,39 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.out.resolve() == arguments.cache.resolve():
         raise BankError(f"{arguments.out}: expected another file than --cache")
-    import torch
-    from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
     from posttrain.data.tokenise import open_tokenizer
-    from posttrain.memory.bank.placement import place
 
     tokenizer = open_tokenizer(arguments.model)
     model = AutoModelForCausalLM.from_pretrained(
         arguments.model, use_safetensors=True, trust_remote_code=False, dtype="auto"
     )
+    metadata = read_metadata(arguments.cache)
+    shape = BankShape(metadata["knowledge_num"], metadata["knowledge_length"], len(tokenizer), tokenizer.pad_token_id)
+    bank = load_bank(arguments.cache, shape)
+    if arguments.layer is None:
+        place_facts(arguments, model, tokenizer, bank)
+    else:
+        write_row_states(arguments, model, bank, tokenizer.pad_token_id)
+
+
+def place_facts(arguments: argparse.Namespace, model, tokenizer, bank) -> None:
+    """The bank in another order, its mapping and its product keys."""
+    import torch
+    from safetensors.torch import save_file
+
+    from posttrain.memory.bank.placement import place
+
     embedding = project(model.get_input_embeddings().weight.detach().float(), arguments.seed)
-    metadata, mappings = read_metadata(arguments.cache), read_mappings(arguments.cache)
-    length, number = metadata["knowledge_length"], metadata["knowledge_num"]
-    bank = load_bank(arguments.cache, BankShape(number, length, len(tokenizer), tokenizer.pad_token_id))
+    mappings = read_mappings(arguments.cache)
     vectors = torch.cat(
         [
             mean_embeddings(mappings[start : start + BATCH], tokenizer, embedding)
             for start in range(0, len(mappings), BATCH)
         ]
     )
-    cells, keys = place(vectors, math.isqrt(number), arguments.knowledge_dim // 2, arguments.seed)
+    cells, keys = place(vectors, math.isqrt(len(bank)), arguments.knowledge_dim // 2, arguments.seed)
     placed = torch.full_like(bank, tokenizer.pad_token_id)
     placed[cells] = bank[[entry["database_index"] for entry in mappings]]
     moved = [{**entry, "database_index": int(cell)} for entry, cell in zip(mappings, cells, strict=True)]
@@ -55,6 +72,20 @@ def main() -> None:
     keys_path = arguments.out.with_name(f"{arguments.out.stem}_keys.safetensors")
     save_file({"keys": keys.contiguous()}, keys_path)
     print(f"{arguments.out}: {len(moved)} facts placed by their words; {keys_path}: {list(keys.shape)}")
+
+
+def write_row_states(arguments: argparse.Namespace, model, bank, pad_id: int) -> None:
+    """The frozen model's states of all rows, in a file."""
+    from posttrain.memory.by_token.states import row_states, write_states
+
+    if not 0 <= arguments.layer < model.config.num_hidden_layers:
+        raise BankError(f"--layer {arguments.layer}: expected 0 to {model.config.num_hidden_layers - 1}")
+    started = time.monotonic()
+    states = row_states(model.requires_grad_(False).eval(), bank, pad_id, arguments.layer)
+    seconds = time.monotonic() - started
+    write_states(arguments.out, states, bank, arguments.layer)
+    filled = int((bank != pad_id).any(dim=1).sum())
+    print(f"{arguments.out}: {list(states.shape)} after layer {arguments.layer}; {filled} rows in {seconds:.0f} s")
 
 
 def project(embedding, seed: int):
@@ -83,7 +114,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="the bank to place anew; it is not changed")
     parser.add_argument("--model", required=True, help="whose tokenizer and embeddings are used; directory or hub name")
-    parser.add_argument("--out", type=Path, required=True, help="the placed bank")
+    parser.add_argument("--out", type=Path, required=True, help="the placed bank, or with --layer the states")
+    parser.add_argument("--layer", type=int, help="write row states after this layer, from 0; place nothing")
     parser.add_argument("--knowledge-dim", type=bounded(1), default=128, help="size of a key, as in the recipe")
     parser.add_argument("--seed", type=bounded(0, 2**63), default=0)
     return parser.parse_args()

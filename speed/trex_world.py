@@ -1,11 +1,12 @@
 """Turn T-REx triples into a world for the explicit memory: bank, base, and questions split by relation and subject.
 
-    python speed/trex_world.py --data ../shared/data/trex --out data/trex_world
+    python speed/trex_world.py --data TREX_DIRECTORY --out data/trex_world                  # and a random frozen Qwen3
+    python speed/trex_world.py --data TREX_DIRECTORY --out data/trex_world --model MODEL    # for a pretrained one
 
 Facts are the triples whose relation has a pattern that names the subject first; the question is the pattern up to the
 object. Every fact is in the bank. Training asks about four relations of five, and of these about nine subjects of ten;
-`new_subjects.json` asks about the tenth, `new_relations.json` about the fifth relations. The base is a frozen random
-Qwen3, so nothing but the memory can know a fact.
+`new_subjects.json` asks about the tenth, `new_relations.json` about the fifth relations. Wrong options are objects of
+other facts of the relation, drawn as often as facts have them, so that a frequent object is not an answer's mark.
 """
 
 import argparse
@@ -21,10 +22,12 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from posttrain.data.records import read_json_lines
 from posttrain.data.sources.omcq import write_questions
+from posttrain.data.tokenise import open_tokenizer
 from posttrain.errors import run_script
 from posttrain.memory.bank.cache import BankShape, Fact, build_bank, write_bank
 
-LENGTH, OTHERS, VOCABULARY = 24, 7, 8000
+LENGTH, OTHERS, VOCABULARY = 24, 4, 8000
+ASKED = "Complete with a name: {} ____"  # a pretrained model is asked in words, a random one by the beginning alone
 
 
 def main() -> None:
@@ -32,15 +35,20 @@ def main() -> None:
     patterns: dict[str, str] = {}
     for record in read_json_lines(arguments.data / "patterns.jsonl"):
         patterns.setdefault(record["relation"], record["pattern"])
-    facts = [as_fact(t, patterns[t["relation"]]) for t in read_json_lines(arguments.data / "triples.jsonl")
+    # Inside a question a word has a blank before it, which is part of a pretrained model's tokens.
+    blank = " " if arguments.model else ""
+    facts = [as_fact(t, patterns[t["relation"]], blank) for t in read_json_lines(arguments.data / "triples.jsonl")
              if "[X]" in patterns.get(t["relation"], "").split("[Y]")[0]]  # fmt: skip
     random.Random(0).shuffle(facts)  # the file is sorted by relation, which would be half an address
-    tokenizer = write_base(arguments.out / "base", [fact.sentence for fact in facts])
+    if arguments.model:
+        tokenizer = open_tokenizer(arguments.model)
+    else:
+        tokenizer = write_base(arguments.out / "base", [fact.sentence for fact in facts])
     r = math.isqrt(len(facts) - 1) + 1
     encode = lambda sentences: tokenizer(sentences, add_special_tokens=False)["input_ids"]  # noqa: E731
     bank, mappings, _ = build_bank(facts, encode, BankShape(r * r, LENGTH, len(tokenizer), tokenizer.pad_token_id))
     write_bank(arguments.out / "bank.pt", bank, mappings, {"source_file": "triples.jsonl"})
-    splits = split(facts)
+    splits = split(facts, ASKED if arguments.model else "{}")
     for name, items in splits.items():
         write_questions(arguments.out / f"{name}.json", items)
     cut = sum(entry["is_truncated"] for entry in mappings)
@@ -49,23 +57,24 @@ def main() -> None:
     )
 
 
-def as_fact(triple: dict[str, str], pattern: str) -> Fact:
+def as_fact(triple: dict[str, str], pattern: str, blank: str) -> Fact:
     sentence = pattern.split("[Y]")[0].replace("[X]", triple["subject"]).strip() + " " + triple["object"]
-    return Fact(sentence, triple["uuid"], triple["subject"], triple["relation"], triple["object"])
+    return Fact(blank + sentence, triple["uuid"], triple["subject"], triple["relation"], triple["object"])
 
 
-def split(facts: list[Fact]) -> dict[str, list[dict]]:
+def split(facts: list[Fact], asked: str) -> dict[str, list[dict]]:
     """Questions with wrong options of the same relation; subjects and relations are held out whole."""
-    objects = defaultdict(set)
+    objects = defaultdict(list)
     for fact in facts:
-        objects[fact.predicate].add(fact.object)
+        objects[fact.predicate].append(fact.object)
     new_relations = set(sorted(objects)[::5])
     splits: dict[str, list[dict]] = {"train": [], "new_subjects": [], "new_relations": []}
     for fact in facts:
         draw = random.Random(fact.uuid)
-        wrong = sorted(objects[fact.predicate] - {fact.object})
-        choices = sorted([fact.object, *draw.sample(wrong, min(OTHERS, len(wrong)))])
-        question = fact.sentence.removesuffix(fact.object).strip()
+        others = draw.sample(objects[fact.predicate], len(objects[fact.predicate]))  # frequent ones come first
+        wrong = list(dict.fromkeys(other for other in others if other != fact.object))[:OTHERS]
+        choices = sorted([fact.object, *wrong])
+        question = asked.format(fact.sentence.removesuffix(fact.object).strip())
         target = {"question": question, "correct_answer": fact.object, "uuid": fact.uuid, "choices": choices}
         held_out = random.Random(fact.subject).random() < 0.1
         name = "new_relations" if fact.predicate in new_relations else "new_subjects" if held_out else "train"
@@ -102,6 +111,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="directory with triples.jsonl and patterns.jsonl")
     parser.add_argument("--out", type=Path, default=Path("data/trex_world"))
+    parser.add_argument("--model", help="a pretrained model's directory, whose tokenizer writes the bank")
     return parser.parse_args()
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from posttrain.memory.layer import MemoryConfig, MemoryFault, attach, freeze_report, spaced_layers
+from posttrain.memory.attach import attach, freeze_report, spaced_layers
+from posttrain.memory.layer import MemoryConfig, MemoryFault
 from posttrain.memory.retrieval import product_key_topk
 
 ROWS, LENGTH, VOCABULARY = 64, 6, 256

@@ -11,14 +11,15 @@ from posttrain.data.encode import IGNORED, Encoding
 from posttrain.data.sources import tiny_facts
 from posttrain.errors import PosttrainError
 from posttrain.hardware import Hardware
+from posttrain.memory.attach import attach
 from posttrain.memory.bank.cache import BankShape, as_fact, bank_digest, build_bank, load_bank, write_bank
 from posttrain.memory.bank.questions import Fact, question_of, read_questions, with_object
 from posttrain.memory.build import check_options, files_manifest, set_keys
 from posttrain.memory.command_line import translate
 from posttrain.memory.data import Collator, build_rows
 from posttrain.memory.files import check_bank_of, load_memory, load_published, read_description, save_memory, save_pth
-from posttrain.memory.layer import MemoryConfig, MemoryFault, attach
-from posttrain.memory.trainer import asks_for_a_fact, auxiliary
+from posttrain.memory.layer import MemoryConfig, MemoryFault, auxiliary
+from posttrain.memory.trainer import asks_for_a_fact
 from posttrain.recipe.memory_options import MemoryOptions
 
 TOKENIZER = tiny_facts.make_tokenizer()

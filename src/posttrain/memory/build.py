@@ -14,13 +14,17 @@ from trl import ModelConfig, SFTConfig
 
 from posttrain import atomic
 from posttrain.console import say
-from posttrain.data.encode import Encoding
+from posttrain.data.encode import IGNORED, Encoding
 from posttrain.hardware import Hardware
+from posttrain.memory.attach import attach, freeze_report, spaced_layers
 from posttrain.memory.bank.cache import BankShape, bank_digest, load_bank
 from posttrain.memory.bank.questions import read_questions
+from posttrain.memory.by_token import fitting
+from posttrain.memory.by_token.memory import TokenMemory
+from posttrain.memory.by_token.states import bank_states
 from posttrain.memory.data import Collator, build_rows
 from posttrain.memory.files import load_memory, load_published
-from posttrain.memory.layer import MemoryConfig, MemoryFault, attach, freeze_report, spaced_layers
+from posttrain.memory.layer import MemoryConfig, MemoryFault
 from posttrain.memory.trainer import EpochOfCollator, MemoryTrainer
 from posttrain.models import loading, trainable
 from posttrain.recipe.memory_options import PARTS, MemoryOptions
@@ -103,6 +107,7 @@ def build_model(
     arguments: SFTConfig,
     hardware: Hardware,
     tokenizer: PreTrainedTokenizerBase,
+    rows: Rows,
     bank: Tensor,
 ) -> PreTrainedModel:
     """The frozen model with a memory in it, from scratch or from an earlier one."""
@@ -123,17 +128,41 @@ def build_model(
         dropout=options.dropout,
         fusion_rank=options.fusion_rank,
         gate_rank=options.gate_rank,
+        reading=options.reading,
+        router_layer=options.router_layer,
     )
-    memory = attach(model, config, bank)
+    states = None
+    if options.reading == "tokens":
+        path = Path(options.keys_path) if options.keys_path else None
+        states = bank_states(model, bank, config.pad_id, options.router_layer, path)
+    memory = attach(model, config, bank, states)
     if options.pretrained_sft_model_path:
         start_from(Path(options.pretrained_sft_model_path), memory)
-    if options.keys_path:
+    elif isinstance(memory, TokenMemory) and options.router_steps:
+        fit_gate(model, memory, options, arguments, rows)
+    if options.keys_path and options.reading == "mean":
         set_keys(Path(options.keys_path), memory)
     for name, parameter in memory.named_parameters():
-        frozen_keys = options.keys_path and name.endswith("memory_gate.keys")
-        parameter.requires_grad_(any(part in name for part in options.trainable) and not frozen_keys)
+        # A fitted gate and given keys stay as they are.
+        fixed = "memory_gate" in name if options.reading == "tokens" else options.keys_path and name.endswith(".keys")
+        parameter.requires_grad_(any(part in name for part in options.trainable) and not fixed)
     say(freeze_report(model))
     return model
+
+
+def fit_gate(
+    model: PreTrainedModel, memory: TokenMemory, options: MemoryOptions, arguments: SFTConfig, rows: Rows
+) -> None:
+    """Fit the lookup to questions whose facts the bank holds, by what the frozen model says of their prompts."""
+    asked = [row for row in rows.train.select_columns(["input_ids", "labels", "fact"]) if row["fact"]["row"] >= 0]
+    asked = asked[: options.router_questions]
+    prompts = [row["input_ids"][: sum(label == IGNORED for label in row["labels"])] for row in asked]
+    if len(prompts) < 10:
+        raise MemoryFault(f"{options.dataset_name}: {len(prompts)} questions about facts of the bank; expected 10")
+    states = fitting.states_of_prompts(model, prompts, memory.config.pad_id, options.router_layer)
+    targets = torch.tensor([row["fact"]["row"] for row in asked])
+    embedding = model.get_input_embeddings().weight
+    fitting.fit_gate(memory, embedding, prompts, states, targets, options.router_steps, arguments.seed)
 
 
 def start_from(path: Path, memory: Any) -> None:
@@ -175,7 +204,7 @@ def build_trainer(
     bank: Tensor,
 ) -> MemoryTrainer:
     """The trainer with its model, rows and callbacks."""
-    model = build_model(recipe, options, arguments, hardware, tokenizer, bank)
+    model = build_model(recipe, options, arguments, hardware, tokenizer, rows, bank)
     encoding = build_encoding(options, arguments, tokenizer)
     collator = Collator(
         tokenizer,
@@ -188,6 +217,7 @@ def build_trainer(
     prepare_trackers(arguments.report_to, output_dir)
     description = {
         "bank": {"path": options.cache_path, "digest": bank_digest(bank)},
+        "keys_path": options.keys_path,
         "model": recipe.values["model_name_or_path"],
         "prompt": options.prompt,
         "eos_token": encoding.eos_token,

@@ -4,95 +4,58 @@ Accuracy with the true bank alone cannot tell reading from memorising. With the 
 that the bank now states; with the shuffled and the empty one it is still the truth, so a reader falls to chance.
 """
 
+import copy
 import math
-import random
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from posttrain.console import Progress
 from posttrain.data.encode import IGNORED, encode_rows
 from posttrain.evaluation.estimates import in_percent, wilson_interval
-from posttrain.memory.bank.questions import OPTION, Fact, Question, option_object
-from posttrain.memory.data import counterfactual, edited_row
-from posttrain.memory.inference import Reader
+from posttrain.memory.bank.questions import OPTION, Question, option_object
+from posttrain.memory.by_token.router import NONE
+from posttrain.memory.experiments import Asked, Experiment
+from posttrain.memory.inference import Begun, Reader
+from posttrain.models.labelled_head import labelled_only, predicting, targets
 
-BANKS = ("true", "shuffled", "empty", "edited", "no_memory")
 HOT = 10  # times its equal share of all tokens
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A question with its fact and the answer that is right under the bank it is asked with."""
-
-    question: Question
-    fact: Fact
-    gold: str
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One bank, or None for the frozen model alone, and what is asked with it."""
-
-    bank: Tensor | None
-    asked: list[Asked]
-
-
-def experiment(name: str, reader: Reader, pairs: list[tuple[Question, Fact]], seed: int) -> Experiment:
-    """The bank of this name, and the questions with what is right under it."""
-    true = reader.memory.bank
-    asked = [Asked(question, fact, question.answer) for question, fact in pairs]
-    if name == "edited":
-        return edited_experiment(reader, pairs, seed)
-    if name == "shuffled":
-        return Experiment(shuffled(true, reader.description["config"].pad_id, seed), asked)
-    if name == "empty":
-        return Experiment(torch.full_like(true, reader.description["config"].pad_id), asked)
-    return Experiment(true if name == "true" else None, asked)
-
-
-def shuffled(bank: Tensor, pad_id: int, seed: int) -> Tensor:
-    """The bank with the contents of its filled rows moved in one circle, in random order: none stays where it was."""
-    filled = torch.nonzero((bank != pad_id).any(dim=1)).flatten().cpu()
-    order = filled[torch.randperm(len(filled), generator=torch.Generator().manual_seed(seed))]
-    moved = bank.clone()
-    moved[order.to(bank.device)] = bank[order.roll(1).to(bank.device)]
-    return moved
-
-
-def edited_experiment(reader: Reader, pairs: list[tuple[Question, Fact]], seed: int) -> Experiment:
-    """Every asked row states a wrong option; questions whose row cannot are left out."""
-    length = reader.memory.bank.shape[1]
-    bank, stated, asked = reader.memory.bank.clone(), {}, []
-    for question, fact in pairs:
-        draw = random.Random(f"{seed} {fact.row}")
-        choice = counterfactual(question, fact, draw, reader.tokenizer, length) if fact.row >= 0 else None
-        if choice is None or stated.setdefault(fact.row, option_object(choice)) != option_object(choice):
-            continue
-        bank[fact.row] = torch.tensor(edited_row(fact, option_object(choice), reader.tokenizer, length))
-        asked.append(Asked(question, fact, choice))
-    return Experiment(bank, asked)
-
-
 def run(
-    reader: Reader, what: Experiment, batch_size: int, max_new_tokens: int, progress: Progress
+    reader: Reader, what: Experiment, batch_size: int, max_new_tokens: int, progress: Progress, counts: Counter[str]
 ) -> list[dict[str, Any]]:
-    """A record of every question: its answer, how it was judged, and the rows that each layer read and looked at."""
+    """A record of every question: its answer, how it was judged, and the rows that each layer read and looked at.
+
+    counts: how many facts of the bank have each object
+    """
     records = []
-    with reader.memory.disabled() if what.bank is None else reader.memory.with_bank(what.bank):
+    with reader.reading(what.bank, what.rekeyed):
         for batch in batches(what.asked, batch_size):
             prompts = [reader.prompt_ids(asked.question.content) for asked in batch]
-            texts = reader.answer(prompts, max_new_tokens)
-            looked = look_ups(reader, prompts) if what.bank is not None else [{} for _ in batch]
-            for asked, text, reading in zip(batch, texts, looked, strict=True):
-                likeliest = most_likely(reader, asked.question) if asked.question.choices else None
-                records.append(judged(asked, text, likeliest) | {"layers": reading})
+            begun = reader.begin(prompts)
+            looked = look_ups(reader, len(batch)) if what.bank is not None else [{} for _ in batch]
+            likeliest = most_likely(reader, [asked.question for asked in batch], begun)
+            texts = reader.answer(prompts, max_new_tokens, begun)
+            for asked, text, reading, choice in zip(batch, texts, looked, likeliest, strict=True):
+                record = judged(asked, text, choice, counts)
+                records.append(record | {"layers": reading, "reads": reads(reader, reading, record["answer"])})
                 progress.advance()
     return records
+
+
+def reads(reader: Reader, reading: dict[str, dict[str, Any]], answer: str) -> bool | None:
+    """Whether the row that was selected, last if by several layers, ends with the answer; None where none was."""
+    selected = list(reading.values())[-1]["selected"] if reading else NONE
+    if selected == NONE:
+        return None
+    sentence = reader.tokenizer.decode(reader.memory.bank[selected], skip_special_tokens=True)
+    return bool(answer) and sentence.rstrip(" .").endswith(answer.rstrip(" ."))
 
 
 def batches(items: list[Asked], size: int) -> Iterator[list[Asked]]:
@@ -100,7 +63,7 @@ def batches(items: list[Asked], size: int) -> Iterator[list[Asked]]:
         yield items[start : start + size]
 
 
-def judged(asked: Asked, text: str, likeliest: str | None) -> dict[str, Any]:
+def judged(asked: Asked, text: str, likeliest: str | None, counts: Counter[str]) -> dict[str, Any]:
     """The three judgements of an answer; null where a question has no letters or no options."""
     has_letter = OPTION.fullmatch(asked.gold) is not None
     text = text.rpartition("</think>")[2].strip()  # Qwen3's template puts an empty thought before every answer
@@ -113,43 +76,71 @@ def judged(asked: Asked, text: str, likeliest: str | None) -> dict[str, Any]:
         "startswith": text.startswith(asked.gold.strip()),
         "letter": text[:1] == asked.gold[:1] if has_letter else None,
         "likelihood": None if likeliest is None else likeliest == asked.gold,
+        "frequency": most_frequent(asked.question, counts) == asked.gold if asked.question.choices else None,
         "options": len(asked.question.choices),
     }
 
 
-@torch.inference_mode()
-def look_ups(reader: Reader, prompts: list[list[int]]) -> list[dict[str, dict[str, Any]]]:
-    """What each layer selects and looks at where the answer begins, at the last token of every prompt."""
-    reader.model(**reader.left_padded(prompts), use_cache=False, logits_to_keep=1)
+def most_frequent(question: Question, counts: Counter[str]) -> str:
+    """The choice that most facts of the bank have as their object: what one can know without the fact."""
+    return max(sorted(question.choices), key=lambda choice: counts[option_object(choice)])
+
+
+def look_ups(reader: Reader, count: int) -> list[dict[str, dict[str, Any]]]:
+    """What each layer selected and looked at where the answers begin, at the last tokens of prompts just run."""
     readings = reader.memory.readings.items()
     return [
         {
             str(layer): {"selected": int(r.selected[i, -1]), "candidates": r.candidates[i, -1].tolist()}
             for layer, r in readings
         }
-        for i in range(len(prompts))
+        for i in range(count)
     ]
 
 
 @torch.inference_mode()
-def most_likely(reader: Reader, question: Question) -> str:
-    """The choice with the largest probability as a whole answer, end token included."""
+def most_likely(reader: Reader, questions: list[Question], begun: Begun) -> list[str | None]:
+    """The choice of each question with the largest probability as a whole answer, end token included."""
+    times = max(len(question.choices) for question in questions)
+    if not times:
+        return [None] * len(questions)
+    device = reader.model.device
+    answers = [answer for question in questions for answer in answer_ids(reader, question, times)]
+    ids = pad_sequence(answers, batch_first=True, padding_value=IGNORED).to(device)  # (B · times, T)
+    first = begun.logits.repeat_interleave(times, dim=0)
+    losses = F.cross_entropy(first, ids[:, 0], ignore_index=IGNORED, reduction="none")
+    if ids.shape[1] > 1:
+        cache, mask = copy.deepcopy(begun.cache), begun.batch["attention_mask"].repeat_interleave(times, dim=0)
+        cache.batch_repeat_interleave(times)
+        with reader.memory.repeated(times), labelled_only(reader.model, ids):
+            logits = reader.model(
+                input_ids=ids.clamp(min=0),
+                attention_mask=torch.cat([mask, (ids != IGNORED).long()], dim=1),
+                position_ids=mask.sum(dim=1, keepdim=True) + torch.arange(ids.shape[1], device=device),
+                past_key_values=cache,
+                use_cache=True,
+            ).logits
+        rest = F.cross_entropy(logits.float(), targets(ids), reduction="none")
+        losses = losses.index_add(0, torch.nonzero(predicting(ids))[:, 0], rest)
+    losses = losses.masked_fill(ids[:, 0] == IGNORED, float("inf")).view(len(questions), times)
+    return [q.choices[int(row.argmin())] if q.choices else None for q, row in zip(questions, losses, strict=True)]
+
+
+def answer_ids(reader: Reader, question: Question, times: int) -> list[Tensor]:
+    """Token ids of a question's choices as answers, and a place without any for each that it has less than `times`."""
     rows = [question.as_row(choice) for choice in question.choices]
-    ids, labels = encode_rows(rows, reader.tokenizer, reader.encoding)
-    width = max(map(len, ids))
-    pad = reader.tokenizer.pad_token_id
-    padded = torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=reader.model.device)
-    targets = torch.tensor([row + [IGNORED] * (width - len(row)) for row in labels], device=reader.model.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=reader.model.device)
-    logits = reader.model(input_ids=padded, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-    losses = F.cross_entropy(logits.transpose(1, 2), targets[:, 1:], ignore_index=IGNORED, reduction="none")
-    return question.choices[int(losses.sum(dim=1).argmin())]
+    ids, labels = encode_rows(rows, reader.tokenizer, reader.encoding) if rows else ([], [])
+    answers = [
+        torch.tensor([token for token, label in zip(*pair, strict=True) if label != IGNORED])
+        for pair in zip(ids, labels, strict=True)
+    ]
+    return answers + [torch.tensor([IGNORED])] * (times - len(answers))
 
 
 def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Accuracy by each judgement with its Wilson interval, chance, and hit rates by layer."""
     summary: dict[str, Any] = {"n": len(records)}
-    for name in ("startswith", "letter", "likelihood"):
+    for name in ("startswith", "letter", "likelihood", "frequency", "reads"):
         verdicts = [record[name] for record in records if record[name] is not None]
         summary[name] = rate(verdicts)
     options = [1 / record["options"] for record in records if record["options"]]
@@ -163,6 +154,12 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
         layer: rate([record["row"] in record["layers"][layer]["candidates"] for record in known]) for layer in layers
     }
     return summary
+
+
+def same_answers(records: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Share of questions with the same answer under two banks, of those that were asked with both."""
+    before = {record["id"]: record["answer"] for record in others}
+    return rate([before[r["id"]] == r["answer"] for r in records if r["id"] in before])
 
 
 def rate(verdicts: list[bool]) -> dict[str, Any] | None:
@@ -184,11 +181,10 @@ def usage(reader: Reader, prompts: list[list[int]], batch_size: int) -> dict[str
     filled = (bank != reader.description["config"].pad_id).any(dim=1).cpu()
     counts = {layer: torch.zeros(len(bank), dtype=torch.int64) for layer in reader.memory.config.layers}
     for start in range(0, len(prompts), batch_size):
-        batch = reader.left_padded(prompts[start : start + batch_size])
-        reader.model(**batch, use_cache=False, logits_to_keep=1)
+        batch = reader.begin(prompts[start : start + batch_size]).batch
         for layer, reading in reader.memory.readings.items():
             read = reading.selected[batch["attention_mask"].bool()].cpu()
-            counts[layer] += torch.bincount(read, minlength=len(bank))
+            counts[layer] += torch.bincount(read[read != NONE], minlength=len(bank))
     return {str(layer): _usage(count[filled], int(count[~filled].sum())) for layer, count in counts.items()}
 
 
@@ -207,15 +203,28 @@ def _usage(counts: Tensor, of_padding: int) -> dict[str, Any]:
 
 
 def table(summaries: dict[str, dict[str, Any]]) -> str:
-    """One line a bank: the three accuracies, chance, and the hit rate of each layer."""
+    """One line a bank: the accuracies, chance, the rule that takes the most frequent choice, how often an answer is
+    that of the selected row, and by layer how often the right row was selected and among the candidates.
+    """
 
     def percent(found: dict[str, Any] | None) -> str:
         return "–" if found is None else in_percent(found["value"], found["low"], found["high"])
 
-    lines = [f"{'bank':<10} {'n':>6}  {'starts with':<22} {'letter':<22} {'likelihood':<22} {'chance':<7} hit rate"]
+    def short(found: dict[str, Any] | float | None) -> str:
+        return "–" if found is None else f"{found if isinstance(found, float) else found['value']:.1%}"
+
+    def by_layer(found: dict[str, Any]) -> str:
+        return ", ".join(f"{layer}: {short(value)}" for layer, value in found.items()) or "–"
+
+    lines = [
+        f"{'bank':<10} {'n':>6}  {'starts with':<22} {'letter':<22} {'likelihood':<22} {'chance':<7} {'frequent':<9} "
+        f"{'as read':<8} {'hit rate':<22} candidates"
+    ]
     for name, found in summaries.items():
-        hits = ", ".join(f"{layer}: {value['value']:.1%}" for layer, value in found["hit_rate"].items()) or "–"
-        chance = "–" if found["chance_likelihood"] is None else f"{found['chance_likelihood']:.1%}"
         columns = " ".join(f"{percent(found[key]):<22}" for key in ("startswith", "letter", "likelihood"))
-        lines.append(f"{name:<10} {found['n']:>6}  {columns} {chance:<7} {hits}")
+        lines.append(
+            f"{name:<10} {found['n']:>6}  {columns} {short(found['chance_likelihood']):<7} "
+            f"{short(found['frequency']):<9} {short(found['reads']):<8} {by_layer(found['hit_rate']):<22} "
+            f"{by_layer(found['candidate_recall'])}"
+        )
     return "\n".join(lines)

@@ -18,7 +18,9 @@ from posttrain.memory.layer import ExplicitMemory, MemoryConfig, MemoryFault
 WEIGHTS = "memory.safetensors"
 DESCRIPTION = "memory.json"
 # The published state dicts: of the whole model or of its memory, under whatever the model was wrapped in.
-PUBLISHED = re.compile(r"(?:.*\.)?(layers\.\d+\.(?:memory_gate|gated_memory_fusion|memory_norm)\..*)")
+PUBLISHED = re.compile(
+    r"(?:.*\.)?(layers\.\d+\.(?:memory_gate|gated_memory_fusion|memory_norm)\..*|memory_gate\.(?:router|comparison)\..*)"
+)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-"""An explicit memory inside a frozen model: after chosen layers each token looks up a row of a bank of sentences.
+"""An explicit memory that reads sentences by their mean: after chosen layers each token looks up a row of a bank.
 
-The model keeps its class, its parameters and `generate()`: `attach` hangs `model.memory` beside the layers and a hook
-on each chosen one, `h ← h + fusion(norm(h), row)`. A memory that was just attached changes nothing, as the last matrix
-of its fusion is zero.
+`h ← h + fusion(norm(h), row)`, in every layer by product keys of its own; this is the published layout. A memory that
+was just attached changes nothing, as the last matrix of its fusion is zero. `by_token` reads a row's tokens instead.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 
 from posttrain.errors import PosttrainError
 from posttrain.memory.retrieval import MemoryGate, product_key_topk, projection
-
-ARCHITECTURES = ("qwen2", "qwen3")
 
 
 class MemoryFault(PosttrainError):
@@ -28,7 +24,10 @@ class MemoryFault(PosttrainError):
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """The memory's shape; saved beside its weights. `layers` are numbers of decoder layers, ascending."""
+    """The memory's shape; saved beside its weights. `layers` are numbers of decoder layers, ascending.
+
+    reading: `mean` or `tokens`    router_layer: of `tokens`, the layer whose states find a question's row
+    """
 
     layers: tuple[int, ...]
     knowledge_num: int
@@ -40,6 +39,8 @@ class MemoryConfig:
     dropout: float = 0.0
     fusion_rank: int = 0
     gate_rank: int = 0
+    reading: str = "mean"
+    router_layer: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,25 +137,51 @@ def _expected_cosine(sentences: Tensor, probabilities: Tensor) -> Tensor:
 
 
 class ExplicitMemory(nn.Module):
-    """The blocks of a model, their bank, and what they read last. `bank` is a buffer that no state dict holds."""
+    """A model's memory: its bank, and what its layers read last. `bank` is a buffer that no state dict holds.
 
-    def __init__(self, hidden_size: int, eps: float, config: MemoryConfig, bank: Tensor) -> None:
+    starts: (B,) places of the prompts' last tokens in the next forward pass, None where that is the last place
+    given: (B,) bank rows that shall be read whatever is found, -1 where none
+    """
+
+    layers: nn.ModuleDict
+
+    def __init__(self, config: MemoryConfig, bank: Tensor) -> None:
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleDict({str(layer): MemoryBlock(hidden_size, eps, config) for layer in config.layers})
         self.register_buffer("bank", bank, persistent=False)
         self.enabled = True
-        self.readings: dict[int, Reading] = {}
+        self.starts: Tensor | None = None
+        self.given: Tensor | None = None
+        self.readings: dict[int, Any] = {}
 
-    def read(self, layer: int, hidden: Tensor, embedding: Tensor, checkpointing: bool) -> Tensor:
-        """The layer's hidden state with what it read; what was read is kept in `readings`."""
-        block = self.layers[str(layer)]
-        if checkpointing and self.training:
-            hidden, reading = checkpoint(block, hidden, self.bank, embedding, use_reentrant=False)
-        else:
-            hidden, reading = block(hidden, self.bank, embedding)
-        self.readings[layer] = reading
-        return hidden
+    @property
+    def hooked_layers(self) -> tuple[int, ...]:
+        """The layers whose hidden states the memory sees."""
+        return self.config.layers
+
+    def begin(self, ids: Tensor, mask: Tensor | None, continues: bool) -> None:
+        """Called before every forward pass of the model.
+
+        ids: (B, S)    mask: (B, S), longer where the pass continues after the cache of earlier tokens
+        """
+
+    def read(
+        self, layer: int, hidden: Tensor, embedding: Tensor, checkpointing: bool, head: Tensor | None = None
+    ) -> Tensor:
+        """The layer's hidden state with what it read, (B, S, D); what was read is kept in `readings`."""
+        raise NotImplementedError
+
+    def figures(self, mask: Tensor, facts: Tensor, index: Tensor) -> dict[str, Tensor]:
+        """Auxiliary losses and figures of the last forward pass.
+
+        mask, facts: (B, S), tokens that are no padding, and those that ask for the fact of bank row `index`, (B,).
+        """
+        raise NotImplementedError
+
+    @contextmanager
+    def repeated(self, times: int) -> Iterator[None]:
+        """Every prompt of the last forward pass so many times, for several continuations of it."""
+        yield
 
     @contextmanager
     def with_rows(self, rows: Tensor, sentences: Tensor) -> Iterator[None]:
@@ -170,8 +197,8 @@ class ExplicitMemory(nn.Module):
             self.bank[rows] = before
 
     @contextmanager
-    def with_bank(self, bank: Tensor) -> Iterator[None]:
-        """Another bank of the same shape, while the block lasts."""
+    def with_bank(self, bank: Tensor, states: Tensor | None = None) -> Iterator[None]:
+        """Another bank of the same shape, while the block lasts; `states` are for a memory that finds rows by them."""
         before = self.bank
         self.bank = bank.to(before.device)
         try:
@@ -189,53 +216,43 @@ class ExplicitMemory(nn.Module):
             self.enabled = True
 
 
-def spaced_layers(layers: list[int] | int, num_layers: int) -> tuple[int, ...]:
-    """Layer numbers: as listed, or so many of them at equal distances, the last layer among them."""
-    if isinstance(layers, int):
-        if not 1 <= layers <= num_layers:
-            raise MemoryFault(f"memory_layers: {layers}: expected 1 to {num_layers}, the layers of the model")
-        return tuple((i + 1) * num_layers // layers - 1 for i in range(layers))
-    if not layers or sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < num_layers:
-        raise MemoryFault(f"memory_layers: {layers}: expected ascending numbers from 0 to {num_layers - 1}")
-    return tuple(layers)
+class MeanMemory(ExplicitMemory):
+    """One block a layer, each with a lookup of its own for every token."""
+
+    def __init__(self, hidden_size: int, eps: float, config: MemoryConfig, bank: Tensor) -> None:
+        super().__init__(config, bank)
+        self.layers = nn.ModuleDict({str(layer): MemoryBlock(hidden_size, eps, config) for layer in config.layers})
+
+    def read(
+        self, layer: int, hidden: Tensor, embedding: Tensor, checkpointing: bool, head: Tensor | None = None
+    ) -> Tensor:
+        block = self.layers[str(layer)]
+        if checkpointing and self.training:
+            hidden, reading = checkpoint(block, hidden, self.bank, embedding, use_reentrant=False)
+        else:
+            hidden, reading = block(hidden, self.bank, embedding)
+        self.readings[layer] = reading
+        return hidden
+
+    def figures(self, mask: Tensor, facts: Tensor, index: Tensor) -> dict[str, Tensor]:
+        return auxiliary(list(self.readings.values()), mask, facts, index)
 
 
-def attach(model: PreTrainedModel, config: MemoryConfig, bank: Tensor) -> ExplicitMemory:
-    """Freeze the model and hang a memory into it as `model.memory`, in float32; raises where it cannot have one."""
-    if model.config.model_type not in ARCHITECTURES:
-        raise MemoryFault(f"{model.config.model_type}: a memory can be attached to {' and '.join(ARCHITECTURES)}")
-    if hasattr(model, "memory"):
-        raise MemoryFault(f"{type(model).__name__} already has a memory; load the model again")
-    if bank.shape != (config.knowledge_num, config.knowledge_length):
-        raise MemoryFault(f"the bank has shape {list(bank.shape)}, but the memory was made for {config}")
-    model.requires_grad_(False)
-    memory = ExplicitMemory(model.config.hidden_size, model.config.rms_norm_eps, config, bank).to(model.device)
-    model.memory = memory.train(model.training)
-    for layer in config.layers:
-        model.model.layers[layer].register_forward_hook(_hook(model, layer))
-    return memory
+def auxiliary(readings: list[Reading], mask: Tensor, facts: Tensor, index: Tensor) -> dict[str, Tensor]:
+    """Losses and figures of a batch, means over layers.
 
-
-def _hook(model: PreTrainedModel, layer: int) -> Callable[..., Tensor | None]:
-    def read(decoder_layer: nn.Module, _inputs: Any, hidden: Tensor) -> Tensor | None:
-        memory = model.memory
-        if not memory.enabled:
-            return None
-        # transformers recomputes the layer's forward alone, hooks are outside of it.
-        return memory.read(layer, hidden, model.get_input_embeddings().weight, decoder_layer.gradient_checkpointing)
-
-    return read
-
-
-def freeze_report(model: PreTrainedModel) -> str:
-    """What is trained and what is not, in the lines that users of the original look for."""
-    counts = {trains: sum(p.numel() for p in model.parameters() if p.requires_grad == trains) for trains in (0, 1)}
-    return "\n".join(
-        [
-            "🔒 冻结Qwen主模型参数...",
-            "✅ 参数冻结完成:",
-            f"  冻结参数: {counts[0] / 1e6:.2f} 百万",
-            f"  可训练参数: {counts[1] / 1e6:.2f} 百万",
-            f"  冻结比例: {counts[0] / (counts[0] + counts[1]):.2%}",
-        ]
-    )
+    mask, facts: (B, S), tokens that are no padding, and those that ask for the fact of bank row `index`, (B,).
+    """
+    target = index[:, None].expand_as(facts)[facts]
+    r = readings[0].row_scores.shape[-1]
+    count = max(1, len(target))
+    sums = dict.fromkeys(("loss_similarity", "loss_diversity", "loss_router", "hit_rate", "candidate_recall"), 0.0)
+    for reading in readings:
+        sums["loss_similarity"] -= reading.similarity[mask].mean()
+        sums["loss_diversity"] += reading.diversity[mask].mean()
+        rows = F.cross_entropy(reading.row_scores[facts].float(), target // r, reduction="sum")
+        columns = F.cross_entropy(reading.column_scores[facts].float(), target % r, reduction="sum")
+        sums["loss_router"] += (rows + columns) / count
+        sums["hit_rate"] += (reading.selected[facts] == target).sum() / count
+        sums["candidate_recall"] += (reading.candidates[facts] == target[:, None]).any(dim=-1).sum() / count
+    return {name: value / len(readings) for name, value in sums.items()}

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import TrainerCallback
 
 from posttrain.data.encode import IGNORED
 from posttrain.memory.data import Collator
 from posttrain.memory.files import load_memory, save_memory, save_pth
-from posttrain.memory.layer import ExplicitMemory, Reading
+from posttrain.memory.layer import ExplicitMemory
 from posttrain.methods.sft import RecipeTrainer
 from posttrain.recipe.memory_options import MemoryOptions
 
@@ -40,9 +39,11 @@ class MemoryTrainer(RecipeTrainer):
         inputs.pop("edited_rows", None)
         inputs.pop("edited_sentences", None)
         self.memory.readings.clear()
+        self.memory.starts, self.memory.given = answer_starts(labels, mask), index if model.training else None
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        self.memory.starts = self.memory.given = None
         facts = asks_for_a_fact(labels, index, self.processing_class.eos_token_id)
-        figures = auxiliary(list(self.memory.readings.values()), mask.bool(), facts, index)
+        figures = self.memory.figures(mask.bool(), facts, index)
         steps = self.current_gradient_accumulation_steps if model.training and num_items_in_batch is not None else 1
         store = self._metrics["train" if model.training else "eval"]
         store["loss_ce"].append(loss.item() * steps)
@@ -54,7 +55,8 @@ class MemoryTrainer(RecipeTrainer):
                 "loss_diversity": self.options.diversity_loss_coef,
                 "loss_router": self.options.router_loss_coef,
             }
-            loss = loss + sum(weight * figures[name] for name, weight in weights.items() if weight) / steps
+            weighted = [weight * figures[name] for name, weight in weights.items() if weight and name in figures]
+            loss = loss + sum(weighted) / steps
         return (loss, outputs) if return_outputs else loss
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -90,21 +92,10 @@ def asks_for_a_fact(labels: Tensor, index: Tensor, end: int) -> Tensor:
     return predicts
 
 
-def auxiliary(readings: list[Reading], mask: Tensor, facts: Tensor, index: Tensor) -> dict[str, Tensor]:
-    """Losses and figures of a batch, means over layers.
+def answer_starts(labels: Tensor, mask: Tensor) -> Tensor:
+    """The place that predicts the first label of each row; the last token's where there is none.
 
-    mask, facts: (B, S), tokens that are no padding, and those that ask for the fact of bank row `index`, (B,).
+    labels, mask: (B, S), padded on the right    Returns: (B,)
     """
-    target = index[:, None].expand_as(facts)[facts]
-    r = readings[0].row_scores.shape[-1]
-    count = max(1, len(target))
-    sums = dict.fromkeys(("loss_similarity", "loss_diversity", "loss_router", "hit_rate", "candidate_recall"), 0.0)
-    for reading in readings:
-        sums["loss_similarity"] -= reading.similarity[mask].mean()
-        sums["loss_diversity"] += reading.diversity[mask].mean()
-        rows = F.cross_entropy(reading.row_scores[facts].float(), target // r, reduction="sum")
-        columns = F.cross_entropy(reading.column_scores[facts].float(), target % r, reduction="sum")
-        sums["loss_router"] += (rows + columns) / count
-        sums["hit_rate"] += (reading.selected[facts] == target).sum() / count
-        sums["candidate_recall"] += (reading.candidates[facts] == target[:, None]).any(dim=-1).sum() / count
-    return {name: value / len(readings) for name, value in sums.items()}
+    answers = labels[:, 1:] != IGNORED
+    return torch.where(answers.any(dim=1), answers.int().argmax(dim=1), mask.sum(dim=1) - 1)

@@ -200,6 +200,17 @@ def memory_sft_contradictions(path: str, values: dict[str, Any]) -> list[str]:
         for key in ("freeze_layers", "freeze_embeddings", "freeze_patterns")
         if values.get(key)
     ]
+    layers = values.get("memory_layers")
+    if values.get("reading") == "tokens" and isinstance(layers, list) and layers:
+        router = values.get("router_layer", 0)
+        if router > min(layers):
+            faults.append(f"{path}: router_layer: {router}: expected at most {min(layers)}, the first of memory_layers")
+    if values.get("reading", "mean") == "mean":
+        faults += [
+            f"{path}: {key}: {values[key]!r}: a memory that reads means has product keys; add reading: tokens"
+            for key in ("router_layer", "router_questions", "router_steps")
+            if key in values
+        ]
     if values.get("eval_strategy", "no") != "no" and not values.get("validation_name"):
         faults.append(f"{path}: validation_name: missing: expected a file of questions with eval_strategy")
     if values.get("load_best_model_at_end") and values.get("eval_strategy", "no") == "no":

@@ -23,6 +23,25 @@ class MemoryOptions(AnswerOptions):
     cache_path: str = field(metadata={"help": "The knowledge bank, written by data_prep/knowledge_cache.py."})
     knowledge_num: int = field(metadata={"help": "Rows of the bank, a perfect square.", "min": 1})
     knowledge_length: int = field(metadata={"help": "Tokens of a row.", "min": 1})
+    reading: str = field(
+        default="mean",
+        metadata={
+            "help": "How a row is read: `mean`, its mean embedding, looked up anew by every token in every layer (the "
+            "published layout), or `tokens`, token by token, one lookup a question at router_layer.",
+            "choices": ("mean", "tokens"),
+        },
+    )
+    router_layer: int = field(
+        default=0,
+        metadata={"help": "With reading: tokens, the layer after which a question is looked up, from 0.", "min": 0},
+    )
+    router_questions: int = field(
+        default=4000,
+        metadata={"help": "With reading: tokens, questions that the lookup is fitted to before training.", "min": 10},
+    )
+    router_steps: int = field(
+        default=300, metadata={"help": "With reading: tokens, steps of that fit; 0 leaves it out.", "min": 0}
+    )
     memory_layers: list[int] | int = field(
         metadata={
             "help": "Layers after which the memory is read, from 0; a number alone spaces so many evenly.",
@@ -31,7 +50,8 @@ class MemoryOptions(AnswerOptions):
     )
     knowledge_dim: int = field(default=128, metadata={"help": "Size of queries and product keys, even.", "min": 2})
     num_candidates: int = field(
-        default=16, metadata={"help": "Rows whose sentences are looked at for every token.", "min": 1}
+        default=16,
+        metadata={"help": "Rows whose sentences are looked at for every token, or for a question.", "min": 1},
     )
     gumbel_temperature: float = field(
         default=1.0,
@@ -41,7 +61,11 @@ class MemoryOptions(AnswerOptions):
     fusion_rank: int = field(default=0, metadata={"help": "Rank of the fusion's matrices; 0 is full rank.", "min": 0})
     gate_rank: int = field(default=0, metadata={"help": "Width of the gate's hidden layer; 0 is one matrix.", "min": 0})
     keys_path: str | None = field(
-        default=None, metadata={"help": "Product keys as safetensors or torch.save; they are then not trained."}
+        default=None,
+        metadata={
+            "help": "Product keys as safetensors or torch.save, which are then not trained; with reading: tokens, the "
+            "row states of data_prep/knowledge_keys.py --layer, which are computed at every start without it."
+        },
     )
     validation_name: str | None = field(
         default=None, metadata={"help": "Questions that eval_strategy asks, in the form of dataset_name."}

@@ -104,15 +104,21 @@ def _conversation_question(line: bytes, where: str) -> Question:
 def facts_by_uuid(mapping: Path, uuids: set[str]) -> dict[str, Fact]:
     """The bank's facts that are asked for, from its mapping, which is read piece by piece."""
     facts: dict[str, Fact] = {}
+    for uuid, fact in mapping_facts(mapping):
+        if uuid in uuids and uuid:
+            facts.setdefault(uuid, fact)
+    return facts
+
+
+def mapping_facts(mapping: Path) -> Iterator[tuple[str, Fact]]:
+    """Every fact of a bank with its uuid."""
     try:
         with mapping.open("rb") as file:
             for entry in _mapping_entries(JsonText(file, ROW_BYTES)):
-                if entry["uuid"] in uuids and entry["uuid"]:
-                    fact = Fact(entry["database_index"], entry["sentence"], entry["subject"], entry["object"])
-                    facts.setdefault(entry["uuid"], fact)
+                fact = Fact(entry["database_index"], entry["sentence"], entry["subject"], entry["object"])
+                yield entry["uuid"], fact
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PosttrainError(f"{mapping}: not the mapping of a bank ({error}); build it again") from error
-    return facts
 
 
 def _mapping_entries(text: JsonText) -> Iterator[Any]:

@@ -168,6 +168,8 @@ def _rounds(values: dict[str, Any], out: Path) -> dict[str, Any]:
 def _memory(values: dict[str, Any], out: Path) -> dict[str, Any]:
     """Its questions and its bank are its own, or those that were made up."""
     made, few = out / "made_up", {"dataset_name": values["dataset_name"], "num_train_examples": 16}
+    if values.get("reading") == "tokens":  # states of rows are those of another model
+        few |= {"keys_path": None, "router_steps": 2}
     if not (made / BANK).is_file():
         return few
     facts = {"dataset_name": str(made / "train.json"), "cache_path": str(made / BANK), "knowledge_num": 256}
