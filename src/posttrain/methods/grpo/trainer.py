@@ -127,8 +127,8 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
         canary.check(mean, self.canary_tolerance, f"weights of step {self.state.global_step}")
 
     def server_answers(self) -> AbstractContextManager[None]:
-        """Turn what TRL's client raises when the server is gone into one line."""
-        if self.vllm_mode != "server":
+        """Turn what TRL's client raises when the server is gone into one line, in the process that asks it."""
+        if self.vllm_mode != "server" or not self.accelerator.is_main_process:
             return nullcontext()
         return server.failure_named(self.state.global_step + 1, Path(self.args.output_dir))
 
