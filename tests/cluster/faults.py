@@ -199,8 +199,9 @@ def prepared(data: Path) -> Path:
     if not (data / "model").is_dir():
         (data / "traces").mkdir(parents=True, exist_ok=True)
         write_traces(data / "traces", files=8, rows=400)
-        must(run_script("data_prep/tiny_math.py", "--out", data, "--train", 400, "--test", 60))
+        must(run_script("data_prep/tiny_math.py", "--out", data, "--train", 600, "--test", 60))
         early = ("--dataset_name", data / "tiny_math", "--eval_strategy", "no", "--sample_generations", 0)
+        early += ("--num_train_epochs", 6)  # so many that some answers are right, and there is something to learn
         must(run_script("src/sft.py", "recipes/tiny_sft_early.yaml", *early, "--output_dir", data / "early"))
         shutil.copytree(data / "early/final", data / "model")
     return data
@@ -271,17 +272,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("outputs/faults"), help="where runs and logs are written")
     parser.add_argument("--only", nargs="+", default=[], help="phases, faults, or both; all without it")
+    parser.add_argument("--again", action="store_true", help="measure what was measured before, too")
     given = parser.parse_args()
     order = [(phase, fault) for phase in PHASES for fault in FAULTS if fault in PHASES[phase].faults]
     phases, faults = {*PHASES} & {*given.only} or {*PHASES}, {*FAULTS} & {*given.only} or {*FAULTS}
-    measured = {(cell.phase, cell.fault) for cell in kept()}
+    measured = set() if given.again else {(cell.phase, cell.fault) for cell in kept()}
     asked = [(phase, fault) for phase, fault in order if phase in phases and fault in faults]
     with bed(given.work.resolve()) as ready:
         for phase, fault in (pair for pair in asked if pair not in measured):
             cell = measure(phase, fault, ready)
             used = resource.getrusage(resource.RUSAGE_CHILDREN)
             print(cell, f"{used.ru_utime + used.ru_stime:.0f} CPU seconds so far", flush=True)
-            cells = sorted([*kept(), cell], key=lambda one: order.index((one.phase, one.fault)))
+            others = [one for one in kept() if (one.phase, one.fault) != (phase, fault)]
+            cells = sorted([*others, cell], key=lambda one: order.index((one.phase, one.fault)))
             KEPT.write_text("".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in cells))
             write_page(cells)
 

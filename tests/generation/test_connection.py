@@ -10,8 +10,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
+from posttrain.generation.connection import LOST_SECONDS, keep_alive, keepalive
 from posttrain.generation.vllm.access import with_token
-from posttrain.generation.vllm.connection import LOST_SECONDS, keep_alive, keepalive
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import requests
 from requests.auth import AuthBase
 
 from posttrain.errors import PosttrainError
-from posttrain.generation.vllm.connection import keep_alive
+from posttrain.generation.connection import keep_alive
 
 TOKEN = "POSTTRAIN_SERVER_TOKEN"
 LEAST = 16  # characters: `openssl rand -hex 32` writes 64

@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from urllib3.util import Retry
 
 from posttrain.console import plural
+from posttrain.generation.connection import CONNECT_SECONDS, KeepaliveAdapter
 from posttrain.generation.sample import Decoding, Sample, Tick, unheard
 from posttrain.generation.samplers import to_sample
 from posttrain.generation.vllm import access
-from posttrain.generation.vllm.connection import CONNECT_SECONDS, KeepaliveAdapter
 from posttrain.generation.vllm.server import ServerError
 
 KEY = "OPENAI_API_KEY"  # for servers of others; only ever from the environment, as the token of ours
