@@ -24,6 +24,7 @@ from posttrain.memory.experiments import Asked, Experiment
 from posttrain.memory.inference import Begun, Reader
 from posttrain.models.labelled_head import labelled_only, predicting, targets
 
+PIECE = 256  # logits converted to float32 at once
 HOT = 10  # times its equal share of all tokens
 
 
@@ -120,7 +121,8 @@ def most_likely(reader: Reader, questions: list[Question], begun: Begun) -> list
                 past_key_values=cache,
                 use_cache=True,
             ).logits
-        rest = F.cross_entropy(logits.float(), targets(ids), reduction="none")
+        pieces = zip(logits.split(PIECE), targets(ids).split(PIECE), strict=True)
+        rest = torch.cat([F.cross_entropy(piece.float(), wanted, reduction="none") for piece, wanted in pieces])
         losses = losses.index_add(0, torch.nonzero(predicting(ids))[:, 0], rest)
     losses = losses.masked_fill(ids[:, 0] == IGNORED, float("inf")).view(len(questions), times)
     return [q.choices[int(row.argmin())] if q.choices else None for q, row in zip(questions, losses, strict=True)]
