@@ -168,7 +168,7 @@ def measure(phase_name: str, fault_name: str, bed: Bed) -> Cell:
         ended_well(phase.finish(ground))
         exact = phase.result(out) == expected
     told = [line for text in printed for line in text.splitlines() if line.startswith("error: ")]
-    line = (told or [""])[0]
+    line = (told or [""])[0].replace(str(out), "outputs/run")
     if not went_on:
         (bed.work / f"{phase_name}, {fault_name}.log").write_text("\n\n".join(printed))
     return Cell(phase_name, fault_name, went_on, round(seconds, 1), line, 0 if went_on else lost, exact, left)
@@ -249,7 +249,6 @@ def table(cells: Sequence[Cell]) -> str:
     ]
     for cell in cells:
         said = re.sub(r"^error: (process \d+: )?", "", cell.line).partition("; ")[0]
-        said = re.sub(r"/\S*/disk/run", "outputs/run", said)
         happens = "goes on" if cell.went_on else f"“{said}”" if said else "its node ends with it"
         exact = "yes" if cell.exact else "**no**"
         rows.append(
