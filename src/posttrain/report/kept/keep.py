@@ -111,10 +111,13 @@ def relative(path: str) -> str:
 
 
 def hours_of(run: Path) -> float | None:
-    """Wall-clock hours of a run: of its stages where it has several, else of its training; None if it says neither."""
+    """Wall-clock hours of a run without evaluation: of its stages where it has several, else of its training.
+
+    None where it says neither.
+    """
     if (run / SECONDS_FILE).is_file():
-        stages = jsonl.read_lines(run / SECONDS_FILE, {"seconds": float}, "remove the line")
-        return sum(stage["seconds"] for stage in stages) / 3600
+        stages = jsonl.read_lines(run / SECONDS_FILE, {"stage": str, "seconds": float}, "remove the line")
+        return sum(stage["seconds"] for stage in stages if stage["stage"] != "evaluate") / 3600
     seconds = ((lineage.read_record(run) or {}).get("result") or {}).get("wall_seconds")
     return None if seconds is None else seconds / 3600
 
