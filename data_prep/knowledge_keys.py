@@ -115,7 +115,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, required=True, help="the bank to place anew; it is not changed")
     parser.add_argument("--model", required=True, help="whose tokenizer and embeddings are used; directory or hub name")
     parser.add_argument("--out", type=Path, required=True, help="the placed bank, or with --layer the states")
-    parser.add_argument("--layer", type=int, help="write row states after this layer, from 0; place nothing")
+    parser.add_argument("--layer", type=bounded(0), help="write row states after this layer, from 0; place nothing")
     parser.add_argument("--knowledge-dim", type=bounded(1), default=128, help="size of a key, as in the recipe")
     parser.add_argument("--seed", type=bounded(0, 2**63), default=0)
     return parser.parse_args()

@@ -17,6 +17,11 @@ def write_to_a_full_device() -> None:
         file.write("x")
 
 
+@pytest.fixture(autouse=True)
+def no_locks_of_other_tests(monkeypatch):
+    monkeypatch.setattr(locks, "HELD", {})
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_write_that_fails_names_the_directories_that_are_written_to(tmp_path, capsys):
     def main() -> None:
@@ -28,11 +33,8 @@ def test_a_write_that_fails_names_the_directories_that_are_written_to(tmp_path, 
     assert left.value.code == 2
     assert capsys.readouterr().err == f"error: a file of this command: {REMEDY}"  # the locks are given back by then
     locks.lock(tmp_path / "run")
-    try:
-        with pytest.raises(SystemExit):
-            run_script(write_to_a_full_device)
-    finally:
-        locks.HELD.clear()
+    with pytest.raises(SystemExit):
+        run_script(write_to_a_full_device)
     assert capsys.readouterr().err == f"error: {tmp_path / 'run'}: {REMEDY}"
 
 
