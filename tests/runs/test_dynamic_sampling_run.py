@@ -34,7 +34,9 @@ def assert_accounted(out: Path, places: int, steps: int) -> None:
     assert {reason: totals[reason] for reason in REASONS[:-1]} == {reason: outcomes[reason] for reason in REASONS[:-1]}
     trained = Counter(line["step"] for line in asked if line["trained"])
     assert sorted({line["step"] for line in asked}) == list(range(1, steps + 1)) and max(trained.values()) <= places
-    assert len(lines(out / "completions.jsonl")) == len(asked) * int(DYNAMIC["num_generations"])
+    completions = lines(out / "completions.jsonl")
+    assert len(completions) == len(asked) * int(DYNAMIC["num_generations"])
+    assert all(line["weights_step"] == line["step"] - 1 for line in completions)  # so their log-probabilities are held
     for line in lines(out / "metrics.jsonl"):
         assert line["effective_prompts"] == line["questions/trained"] == trained[line["step"]]
 

@@ -26,12 +26,12 @@ class AskedAhead(ChosenQuestions):
     def generation(self) -> Scored:
         """This process's share of the generation that was sent ahead; of a fresh one where none was."""
         asked = self.next or self.questions.draw(self.places)
-        self.weights_step = self.trainer.state.global_step if self.sent_at is None else self.sent_at
+        self.staleness = 0 if self.sent_at is None else self.trainer.state.global_step - self.sent_at
         self.next, self.sent_at, self.in_step = [], None, True
         scored, groups = self.ask(asked)
         self.in_step = False
         self.settle(groups)
-        self.trainer._metrics["train"]["staleness"].append(float(self.trainer.staleness))
+        self.trainer._metrics["train"]["staleness"].append(float(self.staleness))
         return scored
 
     def completions_are_there(self) -> None:

@@ -55,7 +55,7 @@ class ChosenQuestions(ContinuedFile):
         super().__init__(Path(trainer.args.output_dir) / QUESTIONS_FILE)
         self.trainer, self.questions = trainer, questions
         self.places = trainer.args.generation_batch_size // trainer.num_generations
-        self.weights_step = 0  # updates that the weights had which sampled the generation at hand
+        self.staleness = 0  # updates between the weights that sampled the generation at hand and those it trains
         if len(questions.rows) < (needed := generations * self.places):
             asks = "one generation asks" if generations == 1 else f"{generations} generations ask"
             raise PosttrainError(

@@ -212,7 +212,7 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
     @property
     def staleness(self) -> int:
         """Updates between the weights that sampled the completions at hand and those that train on them."""
-        return self.state.global_step - self.questions.weights_step if self.questions else 0
+        return self.questions.staleness if self.questions else 0
 
     def _completion_lines(self) -> list[dict[str, Any]]:
         """The generation just scored, at the end of TRL's `_logs`. `step` is the one that will train on it."""
