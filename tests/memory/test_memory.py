@@ -5,37 +5,22 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_memory import LENGTH, ROWS, VOCABULARY, random_bank, tiny
 from torch import nn
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from posttrain.memory.attach import attach, freeze_report, spaced_layers
 from posttrain.memory.layer import MemoryConfig, MemoryFault
 from posttrain.memory.retrieval import product_key_topk
 
-ROWS, LENGTH, VOCABULARY = 64, 6, 256
 CONFIG = MemoryConfig(
     layers=(1, 3), knowledge_num=ROWS, knowledge_length=LENGTH, pad_id=0, knowledge_dim=16, num_candidates=4
 )
-KINDS = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-def tiny(kind: str) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config, model = KINDS[kind]
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
-    heads = {"num_key_value_heads": 2, "head_dim": 16}
-    return model(config(vocab_size=VOCABULARY, tie_word_embeddings=True, pad_token_id=0, **shape, **heads)).eval()
-
-
-def random_bank() -> torch.Tensor:
-    bank = torch.randint(1, VOCABULARY, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
-    bank[::3, 4:] = 0
-    return bank
 
 
 def awake(model: PreTrainedModel, config: MemoryConfig = CONFIG, **changes) -> PreTrainedModel:
@@ -47,7 +32,7 @@ def awake(model: PreTrainedModel, config: MemoryConfig = CONFIG, **changes) -> P
     return model
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["qwen2", "qwen3"])
 def kind(request) -> str:
     return request.param
 

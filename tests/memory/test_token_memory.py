@@ -3,15 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from tiny_memory import KINDS, LENGTH, ROWS, VOCABULARY, random_bank, tiny
+from transformers import PreTrainedModel
 
 from posttrain.memory.attach import attach
 from posttrain.memory.bank.cache import BankError
@@ -22,16 +15,10 @@ from posttrain.memory.by_token.router import NONE, nearest
 from posttrain.memory.by_token.states import read_states, row_states, states_of, write_states
 from posttrain.memory.layer import MemoryConfig, MemoryFault
 
-ROWS, LENGTH, VOCABULARY = 64, 6, 256
 CONFIG = MemoryConfig(
     layers=(2, 3), knowledge_num=ROWS, knowledge_length=LENGTH, pad_id=0, knowledge_dim=16, num_candidates=4,
     reading="tokens", router_layer=1,
 )  # fmt: skip
-KINDS = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -39,24 +26,15 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def tiny(kind: str) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config, model = KINDS[kind]
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
-    heads = {"num_key_value_heads": 2, "head_dim": 16}
-    return model(config(vocab_size=VOCABULARY, tie_word_embeddings=True, pad_token_id=0, **shape, **heads)).eval()
-
-
-def random_bank() -> torch.Tensor:
-    bank = torch.randint(1, VOCABULARY, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
-    bank[::3, 4:] = 0
+def bank_with_an_empty_row() -> torch.Tensor:
+    bank = random_bank()
     bank[5] = 0
     return bank
 
 
 def with_memory(kind: str, reads: bool = True) -> PreTrainedModel:
     """A model with a memory that takes its best candidate, or never one."""
-    model, bank = tiny(kind), random_bank()
+    model, bank = tiny(kind), bank_with_an_empty_row()
     memory = attach(model, CONFIG, bank, row_states(model, bank, 0, CONFIG.router_layer))
     memory.memory_gate.comparison.none.data = torch.tensor([-1e9 if reads else 1e9, 0.0])
     return model
@@ -139,7 +117,7 @@ def test_the_readers_get_their_gradients_and_the_model_none(kind, ids, checkpoin
 
 
 def test_rows_that_changed_get_keys_of_the_frozen_model_and_the_others_keep_theirs(kind, tmp_path):
-    model, bank = tiny(kind), random_bank()
+    model, bank = tiny(kind), bank_with_an_empty_row()
     write_states(tmp_path / "s.safetensors", row_states(model, bank, 0, 1), bank, 1)
     known = read_states(tmp_path / "s.safetensors", 1)
     assert states_of(model, bank, 0, 1, known)[1] == 0
@@ -170,7 +148,7 @@ def test_rare_tokens_count_more():
 
 
 def test_the_gate_learns_which_row_a_question_asks_for_and_to_take_none():
-    model, bank = tiny("qwen2"), random_bank()
+    model, bank = tiny("qwen2"), bank_with_an_empty_row()
     memory: TokenMemory = attach(model, CONFIG, bank, row_states(model, bank, 0, 1))
     rows = torch.tensor([row for row in range(ROWS) if row != 5])
     prompts = [[1, *bank[row, :3].tolist(), 2] for row in rows]
@@ -187,7 +165,7 @@ def test_the_gate_learns_which_row_a_question_asks_for_and_to_take_none():
 
 def test_a_memory_of_tokens_needs_states_and_an_early_router():
     with pytest.raises(MemoryFault, match="row states"):
-        attach(tiny("qwen2"), CONFIG, random_bank())
+        attach(tiny("qwen2"), CONFIG, bank_with_an_empty_row())
     late = MemoryConfig(**{**vars(CONFIG), "router_layer": 3})
     with pytest.raises(MemoryFault, match="up to 2"):
-        attach(tiny("qwen2"), late, random_bank(), torch.zeros(ROWS, 64))
+        attach(tiny("qwen2"), late, bank_with_an_empty_row(), torch.zeros(ROWS, 64))

@@ -19,13 +19,7 @@ from posttrain.generation.vllm.adapter import send_adapter
 from posttrain.grading.formats import in_form
 from posttrain.grading.grader import Grade, Grader, Verdict
 from posttrain.methods.grpo.dynamic_sampling import ChosenQuestions
-from posttrain.methods.grpo.micro_batches import (
-    SILENT,
-    micro_batches,
-    note_silent,
-    only_advantages,
-    real_positions,
-)
+from posttrain.methods.grpo.micro_batches import SILENT, micro_batches, note_silent, only_advantages, real_positions
 from posttrain.methods.grpo.undecided import Judged, groups_with_signal, judged, leave_out
 from posttrain.training.base_trainer import Phases, WholeRun
 from posttrain.training.callbacks import ContinuedFile
