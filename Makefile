@@ -139,7 +139,7 @@ report: install  ## a page with figures: ARGS="evals/… --runs outputs/…"
 data-report: install  ## a page about a dataset: DATA=data/…
 	$(BIN)/python src/data_report.py $(DATA) $(ARGS)
 
-# One script a benchmark of speed: bench-data, -eval, -grpo, -memory, -rejection, -reward, -rl, -sft, -verifier, -workers.
+# One script a benchmark of speed: bench-data, -eval, -grpo, -memory, -memory_cost, -plan, -rejection, -reward, -rl, -sft, -time, -verifier, -workers.
 bench-%: install  ## a benchmark of speed, speed/bench_%.py; it says what it needs
 	OMP_NUM_THREADS=1 POSTTRAIN_ACCELERATE_CONFIG=accelerate_configs/cpu.yaml $(BIN)/python speed/bench_$*.py $(ARGS)
 

@@ -4,8 +4,9 @@
         --tokenizer Qwen/Qwen3-4B --out data/cache/knowledge_cache_2.pt
 
 A line of changes.jsonl is {"op": "replace", "uuid": …, "sentence": …, "object": …}, {"op": "remove", "uuid": …} or
-{"op": "add", "sentence": …}; `database_index` may name the row instead of `uuid`. An added row can be read where the
-trained keys happen to lead to it; `database_index` puts it into a row that a question is already led to.
+{"op": "add", "sentence": …}; `database_index` may name the row instead of `uuid`. A memory with `reading: tokens` finds
+an added row by what it says. One with `reading: mean` reads it where the trained keys happen to lead to it;
+`database_index` puts it into a row that a question is already led to.
 """
 
 import argparse

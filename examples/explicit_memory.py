@@ -27,7 +27,11 @@ def main() -> None:
         raise PosttrainError(f"{reader.cache}: holds no fact of uuid {uuid!r}")
     before, found, _ = fact["sentence"].rpartition(fact["object"])
     question = arguments.question or arguments.wording.format(before.strip())
-    other = arguments.object or next(e["object"] for e in mappings if e["object"] != fact["object"])
+    others = [entry for entry in mappings if entry["object"] != fact["object"]]
+    alike = [entry for entry in others if entry.get("predicate") == fact.get("predicate")]
+    if not others and not arguments.object:
+        raise PosttrainError(f"{reader.cache}: all facts have the object {fact['object']!r}; name another by --object")
+    other = arguments.object or (alike or others)[0]["object"]
     sentence = arguments.sentence or before + other
     if not found and not arguments.sentence:
         raise PosttrainError(f"{fact['sentence']!r} does not name its object; write the new sentence with --sentence")

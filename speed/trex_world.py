@@ -7,6 +7,8 @@ Facts are the triples whose relation has a pattern that names the subject first;
 object. Every fact is in the bank. Training asks about four relations of five, and of these about nine subjects of ten;
 `new_subjects.json` asks about the tenth, `new_relations.json` about the fifth relations. Wrong options are objects of
 other facts of the relation, drawn as often as facts have them, so that a frequent object is not an answer's mark.
+`<split>_omcq.json` has the same questions with lettered options, `train_both.json` those of training in both forms.
+`added.jsonl` adds 150 facts about names that were made up (data_prep/knowledge_update.py); `added.json` asks for them.
 """
 
 import argparse
@@ -15,18 +17,22 @@ import math
 import random
 from collections import defaultdict
 from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from posttrain import atomic
 from posttrain.data.records import read_json_lines
 from posttrain.data.sources.omcq import write_questions
 from posttrain.data.tokenise import open_tokenizer
 from posttrain.errors import run_script
 from posttrain.memory.bank.cache import BankShape, Fact, build_bank, write_bank
 
-LENGTH, OTHERS, VOCABULARY = 24, 4, 8000
+LENGTH, OTHERS, VOCABULARY, ADDED = 24, 4, 8000, 150
+SYLLABLES = ("bel", "dor", "fen", "gri", "hal", "ka", "lum", "mor", "na", "os", "pra", "quen", "ri", "sul", "tev", "zo")
 ASKED = "Complete with a name: {} ____"  # a pretrained model is asked in words, a random one by the beginning alone
 
 
@@ -51,6 +57,13 @@ def main() -> None:
     splits = split(facts, ASKED if arguments.model else "{}")
     for name, items in splits.items():
         write_questions(arguments.out / f"{name}.json", items)
+        write_questions(arguments.out / f"{name}_omcq.json", [with_options(item["target"][0]) for item in items])
+    both = splits["train"] + [with_options(item["target"][0]) for item in splits["train"]]
+    write_questions(arguments.out / "train_both.json", both)
+    changes, questions = invented(splits["new_subjects"], {fact.uuid: fact for fact in facts})
+    lines = [json.dumps(change, ensure_ascii=False) + "\n" for change in changes]
+    atomic.write_bytes(arguments.out / "added.jsonl", "".join(lines).encode())
+    write_questions(arguments.out / "added.json", questions)
     cut = sum(entry["is_truncated"] for entry in mappings)
     print(
         f"{len(facts)} facts in {r}² rows, {cut} cut to {LENGTH} tokens; { ({k: len(v) for k, v in splits.items()}) }"
@@ -80,6 +93,34 @@ def split(facts: list[Fact], asked: str) -> dict[str, list[dict]]:
         name = "new_relations" if fact.predicate in new_relations else "new_subjects" if held_out else "train"
         splits[name].append({"target": [target]})
     return splits
+
+
+def with_options(target: dict[str, Any]) -> dict[str, Any]:
+    """The question with its choices in random order, each behind a letter, as data_prep/omcq.py writes them."""
+    choices = random.Random(target["uuid"]).sample(target["choices"], len(target["choices"]))
+    options = [f"{letter}:{choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)]
+    answer = options[choices.index(target["correct_answer"])]
+    changed = {"options": ",".join(options), "correct_answer": answer, "choices": choices}
+    return {"target": [target | changed]}
+
+
+def invented(items: list[dict], facts: dict[str, Fact]) -> tuple[list[dict], list[dict]]:
+    """Facts of new subjects said of names that were made up, with another object, as changes and as questions."""
+    draw, changes, questions = random.Random(0), [], []
+    for item in items:
+        target = item["target"][0]
+        fact, wrong = facts[target["uuid"]], [c for c in target["choices"] if c != target["correct_answer"]]
+        if not wrong or fact.sentence.count(fact.subject) != 1 or fact.object in fact.subject:
+            continue
+        name = " ".join("".join(draw.choices(SYLLABLES, k=draw.choice((2, 3)))).capitalize() for _ in range(2))
+        uuid, answer = f"invented-{len(changes)}", draw.choice(wrong)
+        sentence = fact.sentence.removesuffix(fact.object).replace(fact.subject, name) + answer
+        changes.append({"op": "add", "uuid": uuid, "sentence": sentence, "subject": name, "object": answer})
+        asked = target["question"].replace(fact.subject, name)
+        questions.append({"target": [target | {"question": asked, "correct_answer": answer, "uuid": uuid}]})
+        if len(changes) == ADDED:
+            break
+    return changes, questions
 
 
 def write_base(directory: Path, sentences: list[str]) -> PreTrainedTokenizerFast:

@@ -4,7 +4,8 @@
 
 Writes samples.jsonl, table.txt and last banks.json into --out (evals/<run>/memory). --banks may also name `removed`,
 in which every asked row is empty, and `others_edited`, in which a thousand rows are edited that no question asks about;
-how many answers are the same as under each bank before stands in banks.json, and with `true` how its rows are used.
+how many answers are the same as under each bank before, and which of two banks answers more questions right (McNemar),
+stands in banks.json, and with `true` how its rows are used.
 """
 
 import argparse
@@ -80,8 +81,12 @@ def evaluate_banks(
             for record in records:
                 samples.write((json.dumps({"bank": name, **record}, ensure_ascii=False) + "\n").encode())
             same = {other: evaluation.same_answers(records, theirs) for other, theirs in answered.items()}
-            left_out = len(pairs) - len(records)
-            summaries[name] = evaluation.summarise(records) | {"left_out": left_out, "same_answers_as": same}
+            paired = {other: evaluation.paired(records, theirs) for other, theirs in answered.items()}
+            summaries[name] = evaluation.summarise(records) | {
+                "left_out": len(pairs) - len(records),
+                "same_answers_as": same,
+                "paired_with": paired,
+            }
             answered[name] = records
     return summaries
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -115,6 +115,19 @@ def record(out: Path) -> dict[str, Any]:
     return {key: value for key, value in json.loads((out / "run.json").read_text()).items() if key != SEAL}
 
 
+def share_moved(before: Path, after: Path) -> float:
+    """The share of all weights, in float32, that training changed.
+
+    Of all and not of each tensor: a norm has 64 weights, and one whose gradient is next to nothing may stay as it was.
+    """
+    from safetensors.torch import load_file
+
+    old, new = load_file(before), load_file(after)
+    assert {str(tensor.dtype) for tensor in new.values()} == {"torch.float32"}
+    moved = sum(int((new[name] != old[name]).sum()) for name in old)
+    return moved / sum(tensor.numel() for tensor in old.values())
+
+
 def config_copy(tmp_path: Path, name: str, toggles: dict[str, Any] | None = None, **changes: Any) -> Path:
     """A copy of an accelerate config with some lines changed."""
     config = yaml.safe_load((REPOSITORY / "accelerate_configs" / f"{name}.yaml").read_text())
@@ -178,6 +191,15 @@ def must(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[
     """A finished command, if it ended well."""
     assert done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+@pytest.fixture(scope="session")
+def grader() -> Iterator[Any]:
+    """One verifier for all tests that only ask it."""
+    from posttrain.grading.grader import Grader
+
+    with Grader(workers=2) as grader:
+        yield grader
 
 
 @pytest.fixture(scope="session")

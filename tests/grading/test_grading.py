@@ -1,89 +1,20 @@
-"""The verifier: what is extracted, what is equal, what is never accepted, and that nothing hangs."""
+"""What is equal, what is not, and how an answer without one is called."""
 
 import itertools
 import json
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
-import psutil
 import pytest
-from hostile import HOSTILE
+from graded import verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.grading.grader import Grader, Verdict
-from posttrain.grading.pool import SymbolicPool, VerifierError
-from posttrain.grading.reading.extract import extract_answer, has_box
+from posttrain.grading.grader import Verdict
+from posttrain.grading.reading.extract import extract_answer
 from posttrain.grading.reading.normalise import normalise
-from posttrain.grading.symbolic import warm_up
 from posttrain.grading.values.exact import equal
 from posttrain.grading.values.rational import to_rational
 
 CORRECT, WRONG, UNPARSED = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSED
-
-
-@pytest.fixture(scope="module")
-def grader():
-    with Grader(workers=2) as grader:
-        yield grader
-
-
-def verdict(grader: Grader, gold: str, completion: str, truncated: bool = False) -> Verdict:
-    (grade,) = grader.grade([gold], [completion], [truncated])
-    return grade.verdict
-
-
-@pytest.mark.parametrize(
-    ("completion", "expected"),
-    [
-        (r"so \boxed{12}.", "12"),
-        (r"\boxed{13}. Wait, \boxed{12}", "12"),  # the last box counts
-        (r"\boxed{12} then \boxed{1", None),  # one that never closes is no answer, whatever stands before
-        (r"\boxed{a{b}c}", "a{b}c"),
-        (r"\boxed {7}", "7"),
-        (r"\boxed 8", "8"),
-        (r"\fbox{5}", "5"),
-        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
-        (r"\boxed{}", None),
-        ("work\n#### 1,234 \n", "1,234"),
-        ("Options:\nA: 3\nB: 4\nThe answer is 4.", "4"),
-        ("work\nA: 3\n", "3"),
-        ("#### **72**", "72"),
-        ("The answer is **42**.", "42"),
-        ("**Answer: 42**", "42"),
-        ("**Answer:** 42", "42"),
-        ("**Answer:** D, it is so", "D"),
-        ("**Answer**: 42", "42"),
-        ("**The answer is 42.** That is all.", "42"),
-        ("The answer is 2**3.", "2**3"),
-        ("The answer is 5. It was easy.", "5"),
-        ("Answer: 3.5", "3.5"),
-        (r"\boxed{1} </think> <answer> 7 </answer>", "7"),
-        (r"</think> <answer> so \boxed{8} </answer>", "8"),
-        (r"<answer>6</answer> no </think> the answer is 9", "9"),
-        ("</think> <answer>The answer is 7</answer>", "7"),
-        ("Final Answer: The final answer is $7$. I hope it is correct.", "7"),
-        ("the answer is 5 or not. The answer is:", None),
-        ("just words", None),
-        ("", None),
-        (r"\boxed{" * 300, None),
-        (r"\boxed{" + "9" * 3000 + "}", None),
-    ],
-)
-def test_extraction(completion, expected):
-    assert extract_answer(completion) == expected
-
-
-def test_the_format_is_a_complete_box():
-    assert has_box(r"\boxed{1}")
-    assert not has_box("#### 1")
-    assert not has_box(r"\boxed{1")
 
 
 @pytest.mark.parametrize(
@@ -207,13 +138,6 @@ def test_outcomes_without_an_answer(grader):
     assert verdict(grader, "1", "<answer> 1 </answer> so", truncated=True) is CORRECT
 
 
-def test_a_timeout_is_not_remembered():
-    """It says how busy the machine was."""
-    with Grader(workers=1, deadline_seconds=0.5) as grader:
-        assert verdict(grader, r"\sqrt{7}", r"\boxed{9^{9^{9^{9}}}}") is Verdict.TIMEOUT
-        assert grader.known == {}
-
-
 def test_the_sharp_cases(grader, shared_data):
     cases = [json.loads(line) for line in (shared_data / "verifier/sharp_cases.jsonl").read_text().splitlines()]
     grades = grader.grade([c["gold"] for c in cases], [c["response"] for c in cases], [False] * len(cases))
@@ -234,140 +158,6 @@ def test_every_gold_equals_itself_and_not_the_next(grader, shared_data, file, fi
     other = grader.grade([a for a, _ in pairs], [form.replace("%s", b) for _, b in pairs], [False] * len(pairs))
     accepted = [pair for pair, grade in zip(pairs, other, strict=True) if grade.verdict is CORRECT]
     assert accepted == []
-
-
-def grade_hostile_answers() -> None:
-    """All of them, none correct, in bounded time; the items after them are graded right."""
-    with Grader(workers=2) as grader:
-        verdict(grader, r"\sqrt{2}", r"\boxed{\sqrt{2}\cdot 1}")  # start a process
-        began = time.monotonic()
-        grades = grader.grade([r"\sqrt{7}"] * len(HOSTILE), HOSTILE, [False] * len(HOSTILE))
-        seconds = time.monotonic() - began
-        verdicts = Counter(grade.verdict for grade in grades)
-        good = [verdict(grader, f"{n}\\sqrt{{2}}", f"\\boxed{{\\sqrt{{{2 * n * n}}}}}") for n in range(2, 30)]
-    assert set(good) == {CORRECT}
-    assert verdicts[CORRECT] == verdicts[Verdict.ERROR] == 0 and verdicts[Verdict.TIMEOUT] < 25
-    # Deadline and respawn of each that is killed, and a busy machine; without the pool some never end.
-    assert seconds < verdicts[Verdict.TIMEOUT] * (2.0 + 0.6) + 30
-    assert not os.path.exists("/tmp/hacked")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("where", ["main thread", "thread", "forked process"])
-def test_hostile_answers_end_within_the_deadline(where):
-    assert len(HOSTILE) >= 78
-    if where == "main thread":
-        grade_hostile_answers()
-    elif where == "thread":
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(grade_hostile_answers).result(timeout=300)
-    else:
-        forked = multiprocessing.get_context("fork").Process(target=grade_hostile_answers)
-        forked.start()
-        forked.join(timeout=300)
-        assert forked.exitcode == 0
-
-
-def test_a_killed_worker_costs_no_pair():
-    pairs = [(f"{n}\\sqrt{{2}}", f"\\sqrt{{{2 * n * n}}}") for n in range(1, 40)]
-    outcomes = {}
-    with SymbolicPool(workers=1) as pool:
-        for index, outcome in pool.compare(pairs):
-            outcomes[index] = outcome
-            if index == 10:
-                os.kill(pool.workers[0].child, signal.SIGKILL)
-            if index == 20:
-                pool.workers[0].process.kill()
-    assert outcomes == dict.fromkeys(range(len(pairs)), True)
-
-
-RIGHT, FALSE = (r"\sqrt8", r"2\sqrt2"), (r"\sqrt8", r"3\sqrt2")
-
-
-def test_a_child_that_never_read_its_pair_leaves_no_verdict_to_the_next():
-    with SymbolicPool(workers=1, deadline_seconds=2.0) as pool:
-        assert dict(pool.compare([RIGHT])) == {0: True}
-        os.kill(pool.workers[0].child, signal.SIGSTOP)
-        verdicts = dict(pool.compare([RIGHT, FALSE, FALSE, RIGHT]))
-        assert verdicts == {0: "timeout", 1: False, 2: False, 3: True}
-
-
-def test_a_child_killed_while_idle_costs_no_verdict():
-    with SymbolicPool(workers=1) as pool:
-        dict(pool.compare([RIGHT]))
-        for _ in range(3):
-            os.kill(pool.workers[0].child, signal.SIGKILL)
-            verdicts = dict(pool.compare([RIGHT, FALSE, FALSE, RIGHT, RIGHT]))
-            assert verdicts == {0: True, 1: False, 2: False, 3: True, 4: True}
-
-
-def test_a_worker_gone_while_idle_is_replaced():
-    with SymbolicPool(workers=1) as pool:
-        assert dict(pool.compare([RIGHT])) == {0: True}
-        pool.workers[0].process.kill()
-        pool.workers[0].process.wait()
-        os.kill(pool.workers[0].child, signal.SIGKILL)
-        assert dict(pool.compare([FALSE, RIGHT])) == {0: False, 1: True}
-
-
-def test_a_child_that_died_before_its_deadline_was_looked_at_is_a_timeout():
-    with SymbolicPool(workers=2, deadline_seconds=0.5) as pool:
-        dict(pool.compare([RIGHT, FALSE]))
-        stopped = pool.workers[1].child
-        os.kill(stopped, signal.SIGSTOP)
-        verdicts = pool.compare([RIGHT, FALSE])
-        first = next(verdicts)
-        os.kill(stopped, signal.SIGKILL)
-        time.sleep(1)  # its worker has reaped it
-        assert dict([first, *verdicts]) == {0: True, 1: "timeout"}
-
-
-def test_workers_gone_between_two_calls_cost_no_verdict():
-    with SymbolicPool(workers=1) as pool:
-        dict(pool.compare([RIGHT]))
-        os.kill(pool.workers[0].child, signal.SIGSTOP)
-        pool.workers[0].process.kill()
-        os.kill(pool.workers[0].child, signal.SIGKILL)
-        assert dict(pool.compare([RIGHT, FALSE])) == {0: True, 1: False}
-
-
-def test_a_worker_that_cannot_start_says_so(tmp_path, monkeypatch):
-    (tmp_path / "sympy").mkdir()
-    (tmp_path / "sympy/__init__.py").write_text("raise ImportError('broken')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(VerifierError, match="ended before it was ready"):
-        dict(SymbolicPool(workers=1).compare([RIGHT]))
-
-
-def test_workers_end_with_the_pool():
-    with SymbolicPool(workers=1) as pool:
-        assert dict(pool.compare([(r"\sqrt{4}", r"\sqrt[3]{8}")])) == {0: True}
-        child, process = pool.workers[0].child, pool.workers[0].process
-    assert process.returncode == 0
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
-
-
-ENDLESS = (r"\sqrt{7}", "9^{9^{9^{9}}}")
-
-
-@pytest.mark.parametrize("pairs", [[("x", "x+1")], [("x", "x+1"), ENDLESS]], ids=["idle", "in the middle of a pair"])
-def test_workers_end_when_their_owner_is_killed(pairs):
-    code = (
-        f"import time; from posttrain.grading.pool import SymbolicPool; pool = SymbolicPool(1, deadline_seconds=600);"
-        f"outcomes = pool.compare({pairs!r}); next(outcomes); print(pool.workers[0].process.pid, flush=True);"
-        f"list(outcomes); time.sleep(60)"
-    )
-    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert owner.stdout is not None
-    worker = psutil.Process(int(owner.stdout.readline()))
-    family = [worker, *worker.children(recursive=True)]
-    assert len(family) == 2
-    time.sleep(0.2)  # the second pair is on its way
-    owner.kill()
-    owner.wait()
-    _, alive = psutil.wait_procs(family, timeout=3)
-    assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
@@ -513,42 +303,6 @@ def test_what_looks_alike_and_is_not(grader, gold, answer):
     assert verdict(grader, gold, f"<answer>{answer}</answer>") is WRONG
 
 
-@pytest.mark.parametrize(
-    ("completion", "expected"),
-    [
-        (r"\boxed{(1, 5)} \quad \text{and} \quad \boxed{(3, 5)}", "(1, 5), (3, 5)"),
-        (r"$\boxed{1}$, $\boxed{2}$ or $\boxed{3}$", "1, 2, 3"),
-        (r"\boxed{4} and \boxed{4}", "4"),
-        (r"\boxed{3}. Wait, \boxed{4}", "4"),
-        (r"\boxed{3} is wrong and \boxed{4}", "4"),
-        ("The answer: D, it does not matter", "D"),
-    ],
-)
-def test_boxes_side_by_side_are_a_list(completion, expected):
-    assert extract_answer(completion) == expected
-
-
-@pytest.mark.parametrize(
-    ("completion", "expected"),
-    [
-        ("2 500", "2 500"),
-        (r"-\frac{11}{7}", r"-\frac{11}{7}"),
-        (".4", ".4"),
-        ("so it costs 3,85 euro", "3.85"),
-        ("The volume of $ABCD$ is 120", "120"),
-        ("so $x=1$ after 2 steps", "x=1"),
-        ("The difference is $d = 90/n$. Therefore, there are 12 of them.", "12"),
-        (r"\boxed{255}, and 10,200 with it. The final answer is $10,455$.", "10,455"),
-        (r"The answer is $\boxed{255}$. I hope that this answer is correct.", "255"),
-        (r"\boxed{255}. The answer is right.", "255"),
-        ("$1$, $2$ and $3$", "1, 2, 3"),
-        ("QX2B has no answer", None),
-    ],
-)
-def test_lenient_extraction(completion, expected):
-    assert extract_answer(completion, lenient=True) == expected
-
-
 def test_a_gold_that_is_a_whole_solution_is_read(grader):
     assert verdict(grader, r"So $x = 3$ and the answer is \boxed{12}.", r"\boxed{12.0}") is CORRECT
     assert verdict(grader, r"\(\boxed{5 \text{ and } 9}\)", r"\boxed{9,5}") is CORRECT
@@ -574,49 +328,6 @@ def test_gsm8k_golds_equal_themselves(grader, shared_data):
     for form in (r"\boxed{%s}", "</think> <answer> %s </answer>", "so\n#### %s"):
         grades = grader.grade(golds, [form.replace("%s", gold) for gold in golds], [False] * len(golds))
         assert {grade.verdict for grade in grades} == {CORRECT}
-
-
-@pytest.mark.slow
-def test_the_verifier_works_in_a_forked_process():
-    """As a data loader's or a rollout's worker is one."""
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.apply_async(_verdict_of_a_root).get(timeout=120) == "correct"
-
-
-def _verdict_of_a_root() -> str:
-    with Grader(workers=1) as grader:
-        return verdict(grader, r"\sqrt{8}", r"\boxed{2\sqrt{2}}").value
-
-
-def test_packages_that_decide_otherwise_are_named():
-    assert warm_up() is None
-    assert warm_up([("1", "2", True)]) == "'2' for gold '1' is False, expected True"
-
-
-def test_a_pool_of_such_packages_does_not_start(tmp_path, monkeypatch):
-    """Seen through the real process, whose sympy is replaced by one that calls everything equal."""
-    (tmp_path / "math_verify.py").write_text(
-        "class ExprExtractionConfig: pass\n"
-        "class LatexExtractionConfig:\n    def __init__(self, **_): pass\n"
-        "def parse(*_, **__): return [1]\n"
-        "def verify(*_, **__): return True\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    with SymbolicPool(workers=1) as pool, pytest.raises(VerifierError, match="the installed packages decide wrongly"):
-        list(pool.compare([("x", "y")]))
-
-
-@pytest.mark.parametrize("piece", [r"\(", r"\[", "$", "answer is ", r"\boxed{1} and ", "\n####", "</think>", "1,", " "])
-def test_extraction_is_linear(piece):
-    """Of the longest region that is looked at: milliseconds of processor time, where a backtracking pattern takes ten
-    seconds.
-    """
-    text = piece * (70_000 // len(piece))
-    began = time.process_time()
-    for completion in (text, text + r"\boxed{2}"):
-        for lenient in (False, True):
-            extract_answer(completion, lenient)
-    assert time.process_time() - began < 5.0  # far from both
 
 
 @pytest.mark.parametrize("piece", ["x<", "(", r"\{1,", "x=", r"\frac{", r"\pm ", "1,2;", "^"])

@@ -7,15 +7,9 @@ import time
 
 import pytest
 
-from posttrain.grading.grader import Grader, Verdict
+from posttrain.grading.grader import Verdict
 
 CORRECT = Verdict.CORRECT
-
-
-@pytest.fixture(scope="module")
-def grader():
-    with Grader(workers=2) as grader:
-        yield grader
 
 
 NOT_SEVEN = (

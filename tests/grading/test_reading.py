@@ -11,19 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import posttrain.grading
-from posttrain.grading.grader import Grader, Verdict
+from posttrain.grading.grader import Verdict
 from posttrain.grading.reading.boxes import boxes
 from posttrain.grading.reading.extract import extract_answer, find_answer
 from posttrain.grading.reading.prose import read_span
 from posttrain.grading.values.exact import equal
 
 CORRECT = Verdict.CORRECT
-
-
-@pytest.fixture(scope="module")
-def grader():
-    with Grader(workers=2) as grader:
-        yield grader
 
 
 def lines(path):

@@ -51,7 +51,8 @@ def left_after(mark: str, seconds: float) -> list[str]:
 
 def crowd() -> float:
     """How many times slower this machine is than an idle one, which the five seconds of a command are meant for."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])  # now; the average is of a minute
+    return max(1.0, max(running, os.getloadavg()[0]) / (os.cpu_count() or 1))
 
 
 def hears(process: subprocess.Popen[str]) -> bool:

@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from tiny_memory import KINDS, LENGTH, ROWS, VOCABULARY, random_bank, tiny
 from transformers import PreTrainedModel
 
+from posttrain.data.rows import row_id
 from posttrain.memory.attach import attach
 from posttrain.memory.bank.cache import BankError
+from posttrain.memory.build import questions_of_the_bank
 from posttrain.memory.by_token import fitting
 from posttrain.memory.by_token.comparison import rarity
 from posttrain.memory.by_token.memory import TokenMemory
@@ -161,6 +163,14 @@ def test_the_gate_learns_which_row_a_question_asks_for_and_to_take_none():
     assert (without == NONE).float().mean() > 0.8
     model(input_ids=torch.tensor(prompts[:1]))  # the same through the model
     assert int(memory.route.selected) == int(selected[0])
+
+
+def test_the_lookup_is_fitted_to_questions_from_all_of_a_sorted_file():
+    rows = [{"question": {"id": row_id(str(i))}, "fact": {"row": -1 if i % 10 == 0 else i}} for i in range(1000)]
+    chosen = [row["fact"]["row"] for row in questions_of_the_bank(rows, 100)]
+    assert len(set(chosen)) == 100 and -1 not in chosen
+    assert 30 <= sum(row < 500 for row in chosen) <= 70
+    assert [row["fact"]["row"] for row in questions_of_the_bank(rows[::-1], 100)] == chosen
 
 
 def test_a_memory_of_tokens_needs_states_and_an_early_router():

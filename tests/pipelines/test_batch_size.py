@@ -50,6 +50,11 @@ def small(tmp_path, **changes):
     return replace(study, output_dir=str(tmp_path / "out"), **changes)
 
 
+def test_every_shipped_study_can_be_read():
+    shipped = sorted(Path("studies").glob("batch_size*.yaml"))
+    assert len(shipped) >= 2 and all(read_batch_study(path).cells() for path in shipped)
+
+
 def test_trials_are_kept_and_never_taken_twice(tmp_path):
     """Memory here is a million bytes for a token, in a budget of 1.5 GiB."""
     study, taken = small(tmp_path, largest=8), []

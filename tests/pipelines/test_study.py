@@ -31,7 +31,7 @@ from posttrain.pipelines.study.study import (
 from posttrain.pipelines.study.study_report import markdown_table, neighbours
 
 # The grid of largest batches trains nothing, and has a script and tests of its own.
-STUDIES = sorted(set((REPOSITORY / "studies").glob("*.yaml")) - {REPOSITORY / "studies/batch_size.yaml"})
+STUDIES = sorted(set((REPOSITORY / "studies").glob("*.yaml")) - set((REPOSITORY / "studies").glob("batch_size*.yaml")))
 TINY = {
     "recipe": "recipes/tiny_sft.yaml",
     "grid": {"num_train_examples": [8, 16], "append_eos": [True, False]},

@@ -13,7 +13,7 @@ from posttrain.errors import PosttrainError
 from posttrain.plan.memory.activations import Batch, Precision, layer_bytes
 from posttrain.plan.memory.advice import advice, knobs
 from posttrain.plan.memory.live import sizes_of
-from posttrain.plan.memory.process import FUSED, GIB, WHOLE, Sizes, largest_batch
+from posttrain.plan.memory.process import FUSED, GIB, PIECES, TILED, WHOLE, Sizes, largest_batch
 from posttrain.plan.shapes import shape_of, shipped
 
 SHAPE = shipped()["Qwen/Qwen2.5-1.5B"]
@@ -34,8 +34,13 @@ def test_weights_gradients_and_optimizer_state_are_bytes_times_values():
     assert RUN.weights == COUNT * 4
     assert RUN.gradients == COUNT * 4
     assert RUN.optimizer == COUNT * 8
-    assert replace(RUN, optim="adamw_bnb_8bit").optimizer == COUNT * 2
-    assert replace(RUN, optim="lion_8bit").optimizer == COUNT
+    inner = COUNT - SHAPE.embedding  # bitsandbytes is told to keep moments of an embedding in float32
+    assert replace(RUN, optim="adamw_bnb_8bit").optimizer == inner * 2 + SHAPE.embedding * 8
+    assert replace(RUN, optim="lion_8bit").optimizer == inner + SHAPE.embedding * 4
+    frozen = replace(RUN, optim="adamw_bnb_8bit", trainable=SHAPE.layers * SHAPE.layer)
+    assert frozen.optimizer == SHAPE.layers * SHAPE.layer * 2
+    sharded = replace(RUN, optim="adamw_bnb_8bit", sharding="zero2")  # whose masters are float32 once, not four times
+    assert sharded.optimizer == inner * 2 + SHAPE.embedding * 8 + COUNT * 4
     assert replace(RUN, precision=Precision(2, False)).gradients == COUNT * 2
     assert replace(RUN, precision=Precision(2, False)).optimizer == COUNT * 4
     assert replace(RUN, offloaded=True).optimizer == 0
@@ -60,6 +65,11 @@ def test_activations_are_those_of_the_formula():
     assert replace(RUN, checkpointing=True).saved == 8 * 4096 * 28 * 4 * 1536
     assert replace(RUN, checkpointing=True).work - RUN.work == 8 * 4096 * per_layer
     assert replace(RUN, head=WHOLE).loss == 8 * 4096 * 151936 * 12
+    gradients = 4 * (151936 * 1536 + 8 * 4096 * 1536)  # of the head and of its input, in float32
+    tile = 4096 * 32768
+    assert RUN.loss == gradients + 3 * 2 * tile
+    assert replace(RUN, head=TILED).loss == gradients + (2 + 7.25 * 4) * tile
+    assert replace(RUN, head=PIECES).loss == gradients + (2 + 7 * 4) * 2**24
     eager = replace(changed(RUN, packed=False, attention="eager"))
     scores = 8 * 4096 * 28 * (12 * 4096 * 6 + 2 * 2 * (1536 - 256) - 4 * 12)
     assert eager.saved - RUN.saved == scores + 8 * 4096 * 4096 * 2  # and a mask that all layers share
@@ -128,7 +138,7 @@ def test_what_is_on_already_is_not_advised():
             Batch, st.integers(1, 64), st.integers(2, 8192), st.sampled_from(["sdpa", "eager", "varlen_sdpa"]),
             st.booleans(),
         ),
-        checkpointing=st.booleans(), head=st.sampled_from([FUSED, WHOLE]), adapter=st.booleans(),
+        checkpointing=st.booleans(), head=st.sampled_from([FUSED, TILED, PIECES, WHOLE]), adapter=st.booleans(),
         optim=st.sampled_from(["adamw_torch", "sgd", "adafactor", "paged_adamw_8bit"]),
         sharding=st.sampled_from(["none", "zero2", "fsdp"]), processes=st.integers(1, 8),
         precision=st.builds(Precision, st.sampled_from([0.5, 2, 4]), st.booleans()), accumulation=st.integers(1, 8),
@@ -143,6 +153,24 @@ def test_knobs_save_a_part_of_the_whole_and_come_in_order_and_more_rows_never_ne
     usable = sizes.total * 1.5
     largest = largest_batch(sizes, usable)
     assert changed(sizes, rows=largest).total <= usable < changed(sizes, rows=largest + 1).total
+
+
+def test_a_process_on_a_cpu_holds_its_libraries_and_freed_blocks_as_well():
+    on_cpu = replace(RUN, runtime=GIB)
+    more = GIB + 0.6 * (RUN.saved + RUN.loss)
+    assert on_cpu.peak == pytest.approx(RUN.peak + more) and on_cpu.total == pytest.approx(RUN.total + more)
+    assert RUN.kept == 0 and sum(on_cpu.parts.values()) - sum(RUN.parts.values()) == pytest.approx(more)
+
+
+def test_at_its_end_a_backward_pass_holds_a_tied_embeddings_gradient_twice_and_what_gloo_copies():
+    few = changed(replace(RUN, head=TILED, runtime=GIB, accumulation=1), rows=1, length=8)
+    after_casts = few.gradients - few.casts  # autocast's copies are of the forward pass
+    assert few.shape.tied and few.at_end == after_casts + 4 * SHAPE.embedding
+    assert replace(few, sharding="ddp", processes=2).at_end == after_casts + 2 * 4 * SHAPE.embedding
+    assert replace(few, adapter=True).at_end == after_casts + few.work
+    assert few.peak == few.held + few.kept + max(few.at_end, few.saved + few.loss)
+    assert few.least(certain_rows=False) == few.held + few.at_end  # autocast's copies and all gradients never meet
+    assert replace(few, accumulation=2).least(certain_rows=False) == few.held + few.gradients
 
 
 def test_halving_the_batch_keeps_the_examples_of_a_step():

@@ -1,6 +1,7 @@
 """Plans of recipes and studies: shapes, devices, processes, time and money, and what is wrong in one line."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from posttrain.errors import PosttrainError
 from posttrain.hardware import parse_config
 from posttrain.pipelines import planning
 from posttrain.plan.devices import DeviceError, find_machine, named_like, read_devices
-from posttrain.plan.hours import Data, training_flops, work_of
+from posttrain.plan.hours import Data, Pace, training_flops, work_of
 from posttrain.plan.memory.process import GIB
 from posttrain.plan.memory.training_sizes import Topology, training_sizes
 from posttrain.plan.page import page, verdict
@@ -163,7 +164,7 @@ def test_every_trainer_has_a_plan():
 def test_a_run_that_is_too_large_is_told_what_would_fit():
     machine = find_machine("RTX4090")
     plan = make_plan(values("qwen2.5_1.5b_gsm8k_sft"), topology("single_gpu"), machine)
-    assert plan.fits is False and verdict(plan).startswith("does not fit: needs 27.9 GiB of 22.6 GiB on RTX4090")
+    assert plan.fits is False and verdict(plan).startswith("does not fit: needs 25.8 GiB of 22.6 GiB on RTX4090")
     assert "use_peft: true" in page(plan, "plan")
     wide = make_plan(
         values("qwen2.5_1.5b_gsm8k_lora", "--per_device_train_batch_size", 512), topology("single_gpu"), machine
@@ -204,11 +205,11 @@ def test_tokens_and_time_follow_from_rows_and_from_what_was_measured():
     keys = values("qwen_math_sft")
     sizes = training_sizes(keys, topology("zero2"), shipped()["Qwen/Qwen2.5-Math-1.5B"])
     work = work_of(keys, sizes, Data(12_000, 12_000 * 1400.0))
-    assert work.steps == round(12_000 * 1400 / (0.98 * 4096) / 16 + 0.499) and not work.at_most
+    assert work.steps == math.ceil(12_000 * 1400 / (0.98 * 4096) / 16) and not work.at_most
     flops = training_flops(sizes.shape, replace(sizes, checkpointing=False), 1400)
     assert flops == pytest.approx(9.62e9, rel=0.01)  # of the literature's count for packed documents of that mean
     plan = make_plan(keys | {"max_steps": 100}, topology("zero2"), H100)
-    slow = make_plan(keys | {"max_steps": 100}, topology("zero2"), H100, achieved=1e14)
+    slow = make_plan(keys | {"max_steps": 100}, topology("zero2"), H100, Pace(achieved=1e14))
     assert slow.hours / plan.hours == pytest.approx(0.35 * 989 / 100)
     assert plan.dollars == pytest.approx(plan.hours * 8 * H100.device.dollars)
 

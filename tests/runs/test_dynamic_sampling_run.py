@@ -1,6 +1,7 @@
 """Dynamic sampling end to end: killed inside refills, on two processes, with the history that chooses questions."""
 
 import random
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -44,6 +45,14 @@ def assert_accounted(out: Path, places: int, steps: int) -> None:
 def test_every_question_that_was_asked_is_accounted_for(whole_tiny_data, early_sft, tmp_path):
     must(run_script(*arguments(whole_tiny_data, early_sft, tmp_path / "run", **DYNAMIC)))
     assert_accounted(tmp_path / "run", places=4, steps=4)
+
+
+def test_it_learns_more_in_as_many_steps_of_few_prompts(whole_tiny_data, early_sft):
+    few = ("--num_generations", 4, "--per_device_train_batch_size", 32, "--gradient_accumulation_steps", 1)
+    paths = ("--model", early_sft, "--dataset", whole_tiny_data / "tiny_math", "--runs", "dynamic", "--seeds", 1)
+    done = must(run_script("speed/bench_rl.py", *paths, "--steps", 60, "--every", 20, *few))
+    plain, dynamic = re.search(r" → ([\d.]+)% in 60 steps(?s:.*) ended at ([\d.]+)%", done.stdout).groups()
+    assert float(dynamic) >= float(plain) + 5, done.stdout
 
 
 @pytest.mark.exhaustive

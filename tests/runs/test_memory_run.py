@@ -94,6 +94,9 @@ def test_one_that_reads_tokens_says_what_its_row_says_and_nothing_where_there_is
         assert found[name]["candidate_recall"]["1"]["value"] >= READS, name
     assert is_guessing(found["no_memory"]["startswith"]["value"], 64, 1 / 64)
     assert is_guessing(found["removed"]["startswith"]["value"], 64, 1 / 64)
+    pair = found["no_memory"]["paired_with"]["edited"]
+    assert pair["there_alone"] > 30 > 3 >= pair["here_alone"]
+    assert pair["p"] < 1e-6
     assert found["others_edited"]["same_answers_as"]["true"]["value"] == 1.0  # there are no others
     resumed = run_script(*arguments(world, tmp_path / "again", **tokens, max_steps=1,
                                     pretrained_sft_model_path=tmp_path / "run/sft_latest.pth"))  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import requests
-from conftest import REPOSITORY, must, record, run_script, script_environment
+from conftest import REPOSITORY, must, record, run_script, script_environment, share_moved
 from safetensors.torch import load_file
 
 from posttrain.generation.vllm.server import hf_overrides
@@ -222,10 +222,9 @@ def test_one_step_ahead_a_batch_is_one_update_old(port, early_sft, whole_tiny_da
 
 
 def test_the_training_weights_keep_their_precision(finished, early_sft):
-    before, after = load_file(early_sft / "model.safetensors"), load_file(finished / "final/model.safetensors")
-    assert {str(tensor.dtype) for tensor in after.values()} == {"torch.float32"}
     signal = any(line["effective_prompts"] for line in metrics(finished))  # see test_grpo_run.py
-    assert (min(float((after[name] != before[name]).float().mean()) for name in before) > 0.99) == signal
+    before, after = early_sft / "model.safetensors", finished / "final/model.safetensors"
+    assert (share_moved(before, after) > 0.99) == signal
 
 
 def test_greedy_text_of_the_server_is_the_trainers(finished, whole_tiny_data):

@@ -11,8 +11,8 @@ import pytest
 from made_checkpoint import make
 
 from posttrain.generation.vllm.local_server import free_port
+from posttrain.training.resume import seconds_before
 
-pytestmark = pytest.mark.slow
 PROCESS = """
 import sys
 from pathlib import Path
@@ -41,6 +41,7 @@ def resumed(views, seconds):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_the_main_process_chooses_and_the_other_waits_until_it_sees_it(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     for view in (first, second):
@@ -58,6 +59,7 @@ def test_the_main_process_chooses_and_the_other_waits_until_it_sees_it(tmp_path)
     assert said == [str(first / "checkpoint-8"), str(second / "checkpoint-8")]
 
 
+@pytest.mark.slow
 def test_a_process_that_never_sees_it_says_so(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     for view in (first, second):
@@ -66,3 +68,15 @@ def test_a_process_that_never_sees_it_says_so(tmp_path):
     ours, theirs = resumed((first, second), 1)
     assert ours == str(first / "checkpoint-8")
     assert theirs.startswith(f"{second / 'checkpoint-8'}: the run goes on from there, and this machine does not see it")
+
+
+def test_a_resumed_run_counts_the_steps_of_earlier_sessions(tmp_path):
+    history = [
+        {"step": 5, "loss": 1.0, "tokens_seen": 500, "tokens_per_second": 100.0},
+        {"step": 5, "eval_loss": 1.0},
+        {"step": 10, "loss": 0.9, "tokens_seen": 1100, "tokens_per_second": 50.0},
+        {"step": 15, "loss": 0.8, "tokens_seen": 1600, "tokens_per_second": 10.0},  # of the session that goes on
+    ]
+    assert seconds_before(history, tmp_path / "checkpoint-10") == 5 + 12
+    assert seconds_before(history, tmp_path / "checkpoint-5") == 5
+    assert seconds_before(history, None) == 0

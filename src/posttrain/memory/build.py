@@ -15,6 +15,7 @@ from trl import ModelConfig, SFTConfig
 from posttrain import atomic
 from posttrain.console import say
 from posttrain.data.encode import IGNORED, Encoding
+from posttrain.data.rows import by_content
 from posttrain.hardware import Hardware
 from posttrain.memory.attach import attach, freeze_report, spaced_layers
 from posttrain.memory.bank.cache import BankShape, bank_digest, load_bank
@@ -154,8 +155,7 @@ def fit_gate(
     model: PreTrainedModel, memory: TokenMemory, options: MemoryOptions, arguments: SFTConfig, rows: Rows
 ) -> None:
     """Fit the lookup to questions whose facts the bank holds, by what the frozen model says of their prompts."""
-    asked = [row for row in rows.train.select_columns(["input_ids", "labels", "fact"]) if row["fact"]["row"] >= 0]
-    asked = asked[: options.router_questions]
+    asked = questions_of_the_bank(rows.train, options.router_questions)
     prompts = [row["input_ids"][: sum(label == IGNORED for label in row["labels"])] for row in asked]
     if len(prompts) < 10:
         raise MemoryFault(f"{options.dataset_name}: {len(prompts)} questions about facts of the bank; expected 10")
@@ -163,6 +163,11 @@ def fit_gate(
     targets = torch.tensor([row["fact"]["row"] for row in asked])
     embedding = model.get_input_embeddings().weight
     fitting.fit_gate(memory, embedding, prompts, states, targets, options.router_steps, arguments.seed)
+
+
+def questions_of_the_bank(rows: Dataset, limit: int) -> list[dict[str, Any]]:
+    """Rows whose facts the bank holds, at most `limit`, chosen by content hash: a file may be sorted by relation."""
+    return by_content([row | {"id": row["question"]["id"]} for row in rows if row["fact"]["row"] >= 0], limit)
 
 
 def start_from(path: Path, memory: Any) -> None:

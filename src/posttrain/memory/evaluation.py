@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from posttrain.console import Progress
 from posttrain.data.encode import IGNORED, encode_rows
+from posttrain.evaluation.comparison import mcnemar
 from posttrain.evaluation.estimates import in_percent, wilson_interval
 from posttrain.memory.bank.questions import OPTION, Question, option_object
 from posttrain.memory.by_token.router import NONE
@@ -162,6 +163,14 @@ def same_answers(records: list[dict[str, Any]], others: list[dict[str, Any]]) ->
     """Share of questions with the same answer under two banks, of those that were asked with both."""
     before = {record["id"]: record["answer"] for record in others}
     return rate([before[r["id"]] == r["answer"] for r in records if r["id"] in before])
+
+
+def paired(records: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many of the questions asked with both banks one alone answers right, and McNemar's exact p of that."""
+    before = {record["id"]: record["startswith"] for record in others}
+    both = [(r["startswith"], before[r["id"]]) for r in records if r["id"] in before]
+    here, there = both.count((True, False)), both.count((False, True))
+    return {"n": len(both), "here_alone": here, "there_alone": there, "p": mcnemar(here, there)}
 
 
 def rate(verdicts: list[bool]) -> dict[str, Any] | None:

@@ -91,9 +91,14 @@ class Reader:
         outputs = self.model(**batch, position_ids=places, use_cache=True, logits_to_keep=last)
         return Begun(batch, outputs.past_key_values, outputs.logits[:, -1].float())
 
-    @torch.inference_mode()
     def answer(self, prompts: list[list[int]], max_new_tokens: int, begun: "Begun | None" = None) -> list[str]:
         """Greedy answers, without the end token. Prompts that have begun are not run again; their cache is used up."""
+        ids = self.answer_ids(prompts, max_new_tokens, begun)
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    @torch.inference_mode()
+    def answer_ids(self, prompts: list[list[int]], max_new_tokens: int, begun: "Begun | None" = None) -> Tensor:
+        """Token ids of greedy answers, each with its end token and padding after it, (B, T)."""
         batch = self.left_padded(prompts) if begun is None else begun.batch
         cache = None if begun is None else begun.cache
         if cache is not None:
@@ -107,7 +112,7 @@ class Reader:
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        return self.tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        return ids[:, batch["input_ids"].shape[1] :]
 
     def ask(self, question: str, max_new_tokens: int = 50) -> str:
         """The greedy answer to one question."""

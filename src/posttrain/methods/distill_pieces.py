@@ -16,9 +16,8 @@ from torch.distributed.tensor import DTensor
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from posttrain.models.labelled_head import predicting, targets
+from posttrain.plan.memory.activations import PIECE
 from posttrain.training.losses import DistillationLoss
-
-PIECE = 2**24  # logits of a piece; a divergence makes about ten copies in float32 of them, two thirds of a GiB
 
 Project = Callable[[Tensor], Tensor]  # hidden states (N, H) → logits (N, V)
 

@@ -124,14 +124,14 @@ def about(record: dict[str, Any]) -> list[str]:
 
 
 def took(record: dict[str, Any]) -> str:
-    """Time of the last session, on what, and device hours."""
+    """Time, on what, and device hours."""
     seconds, gpus = record["result"]["wall_seconds"], record["hardware"]["gpus"]
     processes = record["accelerate"]["num_processes"]
     device = gpus[0] if gpus and not record["accelerate"]["use_cpu"] else "CPU"
     hours = seconds * processes / 3600
     sessions = len(record["sessions"])
-    last = "" if sessions == 1 else f" in the last of {sessions} sessions"
-    return f"{clock(seconds)}{last} on {processes} × {device} ({hours:.2f} device hours)"
+    several = "" if sessions == 1 else f" in {sessions} sessions"
+    return f"{clock(seconds)}{several} on {processes} × {device} ({hours:.2f} device hours)"
 
 
 def result_table(results: Results) -> list[str]:

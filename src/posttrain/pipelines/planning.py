@@ -14,7 +14,7 @@ from posttrain.plan.devices import Machine, find_machine, read_devices, this_pro
 from posttrain.plan.memory.process import gib
 from posttrain.plan.memory.training_sizes import Topology
 from posttrain.plan.page import page, verdict
-from posttrain.plan.recipe_plan import Plan, make_plan
+from posttrain.plan.recipe_plan import Plan
 from posttrain.recipe.methods import find_method
 from posttrain.recipe.reader import read_recipe
 
@@ -45,7 +45,10 @@ def plans_of(what: Path, config: Path | None, machine: Machine | None, overrides
     if machine and config is None and machine.device.name != this_processor().name:
         topology = Topology(processes=1, autocast=True, checkpointing=True, attention="flash_attention_2")
     runs = measured.earlier_runs()
-    return {name: planned(values, topology, machine, runs) for name, values in recipes_of(what, overrides).items()}
+    return {
+        name: measured.plan_with(values, topology, machine, runs)
+        for name, values in recipes_of(what, overrides).items()
+    }
 
 
 def recipes_of(what: Path, overrides: list[str]) -> dict[str, dict[str, Any]]:
@@ -65,15 +68,6 @@ def recipes_of(what: Path, overrides: list[str]) -> dict[str, dict[str, Any]]:
         name: read_recipe([study.recipe, *train_arguments(study, name), *overrides], trainer).values
         for name in study.cells()
     }
-
-
-def planned(values: dict[str, Any], topology: Topology, machine: Machine | None, runs: list[measured.Earlier]) -> Plan:
-    """A plan with what earlier runs of this device and model reached and took."""
-    plan = make_plan(values, topology, machine)
-    if plan.sizes is None:
-        return plan
-    achieved = measured.achieved_before(plan, runs)
-    return measured.with_memory_of(make_plan(values, topology, machine, achieved) if achieved else plan, runs)
 
 
 def text(

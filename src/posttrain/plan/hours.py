@@ -1,7 +1,8 @@
 """Steps, tokens, seconds and money of a recipe, by the operations of a model and a stated share of a device's peak."""
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,32 @@ def read_data(values: dict[str, Any]) -> Data:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """What earlier runs took on this device; None or nothing is what none of them measured."""
+
+    achieved: float | None = None  # operations a second of one training process
+    row: float | None = None  # tokens of a row of these data, where nobody counted them
+    phases: dict[str, float] = field(default_factory=dict)  # GRPO: seconds by phase for each row of a step
+    stop: float | None = None  # seconds of each stop for evaluation, guard or saving
+
+    def of(self, data: Data) -> Data:
+        """The data with the tokens that a run counted, unless they were counted before."""
+        counted = data.tokens is not None or data.rows is None or self.row is None
+        return data if counted else replace(data, tokens=data.rows * self.row)
+
+
+UNMEASURED = Pace()
+
+
+@dataclass(frozen=True)
 class Work:
     """A run's steps and the tokens that it computes, with what they rest on; None where nothing says it."""
 
     steps: int | None
+    rows_a_step: int
     tokens_a_step: float
     row: float  # tokens of a row, on average
+    epochs: float | None = None
     generated_a_step: float = 0.0
     at_most: bool = False  # rows are counted at their longest
 
@@ -69,31 +90,43 @@ class Work:
 def work_of(values: dict[str, Any], sizes: Sizes, data: Data) -> Work:
     """Steps and tokens of a training recipe."""
     method, longest = find_method(values["trainer"]), row_length(values)
-    rows_a_step = int(values.get("per_device_train_batch_size", 8)) * sizes.accumulation * sizes.processes
+    rows_at_once = int(values.get("per_device_train_batch_size", 8)) * sizes.processes
+    rows_a_step = rows_at_once * sizes.accumulation
+    repeated = int(values.get("num_iterations", 1)) if values["trainer"] in ("grpo", "value") else 1
+    rows, mean = None if data.rows is None else data.rows * repeated, min(longest, data.mean or longest)
+    tokens_a_step, generated, at_most = rows_a_step * mean * method.rows, 0.0, data.mean is None
     if values["trainer"] == "grpo":
         completion = int(values["max_completion_length"])
-        row = min(longest, CONTEXT + completion)
-        epoch = data.rows * int(values["num_generations"]) / rows_a_step if data.rows else None
-        generated = rows_a_step * completion / int(values.get("num_iterations", 1))
+        rows = None if rows is None else rows * int(values["num_generations"])
+        mean, at_most = min(longest, CONTEXT + completion), True
+        tokens_a_step, generated = rows_a_step * mean, rows_a_step * completion / repeated
         if values.get("dynamic_sampling"):
             generated *= int(values.get("max_generation_batches", 10))
-        return Work(_steps(values, epoch), rows_a_step * row, row, generated, at_most=True)
-    mean = min(longest, data.mean or longest)
-    if values.get("packing"):
+    elif values.get("packing"):
         filled = PACKING_FILL * longest
-        packed = None if data.tokens is None else max(1.0, data.tokens / filled)
-        epoch = None if packed is None else packed / rows_a_step
-        return Work(_steps(values, epoch), rows_a_step * filled, mean, at_most=data.mean is None)
-    epoch = data.rows / rows_a_step if data.rows else None
-    repeated = int(values.get("num_iterations", 1)) if values["trainer"] == "value" else 1
-    steps = _steps(values, None if epoch is None else epoch * repeated)
-    return Work(steps, rows_a_step * mean * method.rows, mean, at_most=data.mean is None)
+        rows = None if data.tokens is None else math.ceil(data.tokens / filled)
+        tokens_a_step = rows_a_step * filled
+    # The last step of an epoch may have fewer micro-batches.
+    epoch = None if rows is None else max(1, math.ceil(math.ceil(rows / rows_at_once) / sizes.accumulation))
+    steps, epochs = int(values.get("max_steps") or -1), float(values.get("num_train_epochs", 3))
+    if steps > 0:
+        epochs = steps / epoch if epoch else None
+    else:
+        steps = None if epoch is None else math.ceil(epochs * epoch)
+    return Work(steps, rows_a_step, tokens_a_step, mean, epochs, generated, at_most)
 
 
-def _steps(values: dict[str, Any], epoch: float | None) -> int | None:
-    if int(values.get("max_steps") or -1) > 0:
-        return int(values["max_steps"])
-    return None if epoch is None else max(1, round(float(values.get("num_train_epochs", 3)) * epoch + 0.499))
+def stops(values: dict[str, Any], steps: int, epochs: float | None) -> int:
+    """How often a run stops training: each evaluation, guard and checkpoint, and the end."""
+    found = 1
+    for kind, default in {"eval": "no", "save": "steps"}.items():
+        strategy = str(values.get(f"{kind}_strategy", default))
+        if strategy == "steps":
+            found += math.ceil(steps / int(values.get(f"{kind}_steps") or 500))
+        elif strategy == "epoch":
+            found += math.ceil(epochs or 1)
+    guard = int(values.get("guard_steps") or 0)
+    return found + (1 + steps // guard if guard else 0)
 
 
 def training_flops(shape: Shape, sizes: Sizes, row: float) -> float:

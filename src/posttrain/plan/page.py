@@ -92,7 +92,7 @@ def arithmetic(plan: Plan) -> list[str]:
         half = precision.activation < activations.FLOAT32
         peak = plan.machine.device.tflops if half else plan.machine.device.tflops32
         reached = f"{hours.TRAINING_SHARE:g} × {peak:g} TFLOP/s"
-        reached = f"{plan.achieved / 1e12:g} TFLOP/s as measured" if plan.achieved else reached
+        reached = f"{plan.pace.achieved / 1e12:g} TFLOP/s as measured" if plan.pace.achieved else reached
         lines.append(
             f"  time: {work.tokens_a_step:,.0f} tokens a step × {flops / 1e9:,.2f} GFLOP / "
             f"({reached} × {sizes.processes})"

@@ -50,7 +50,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     sizes: Sizes | None = None
     work: hours.Work | None = None
-    achieved: float | None = None  # operations a second of one process that the time rests on, where they were measured
+    pace: hours.Pace = hours.UNMEASURED  # what of the time rests on earlier runs
 
     @property
     def devices(self) -> int:
@@ -70,7 +70,7 @@ class Plan:
         """Seconds of the training of one step."""
         if self.sizes is None or self.work is None or self.machine is None:
             return None
-        return hours.training_seconds(self.work, self.sizes, self.machine, self.achieved)
+        return hours.training_seconds(self.work, self.sizes, self.machine, self.pace.achieved)
 
     @property
     def dollars(self) -> float | None:
@@ -83,29 +83,28 @@ class Plan:
         return {
             "trainer": self.trainer, "model": self.model, "machine": machine, "fits": self.fits,
             "processes": [process.as_record() for process in self.processes], "steps": self.steps,
-            "tokens": self.tokens, "achieved": self.achieved, "alike": alike(self),
+            "tokens": self.tokens, "pace": asdict(self.pace), "alike": alike(self),
             "seconds": self.seconds, "hours": self.hours, "dollars": self.dollars,
             "disk": self.disk, "notes": self.notes,
         }  # fmt: skip
 
 
 def make_plan(
-    values: dict[str, Any], topology: Topology, machine: Machine | None, achieved: float | None = None
+    values: dict[str, Any], topology: Topology, machine: Machine | None, pace: hours.Pace = hours.UNMEASURED
 ) -> Plan:
     """The plan of a recipe's values; raises ShapeError where the model's shape cannot be known.
 
-    `machine` None plans without a verdict. `achieved` is what training reached there, in operations a second of one
-    process, where an earlier run measured it.
+    `machine` None plans without a verdict. `pace` is what earlier runs took there.
     """
     trains = find_method(values["trainer"]).library
-    return plan_training(values, topology, machine, achieved) if trains else plan_answers(values, machine)
+    return plan_training(values, topology, machine, pace) if trains else plan_answers(values, machine)
 
 
-def plan_training(values: dict[str, Any], topology: Topology, machine: Machine | None, achieved: float | None) -> Plan:
+def plan_training(values: dict[str, Any], topology: Topology, machine: Machine | None, pace: hours.Pace) -> Plan:
     """The plan of a recipe that trains."""
     name = str(values["model_name_or_path"])
     shape = read_shape(name, values.get("model_revision"))
-    data = hours.read_data(values)
+    data = pace.of(hours.read_data(values))
     sizes = training_sizes(values, topology, shape, data.longest)
     usable = None if machine is None else machine.device.usable / (topology.processes if topology.use_cpu else 1)
     work = hours.work_of(values, sizes, data)
@@ -118,7 +117,7 @@ def plan_training(values: dict[str, Any], topology: Topology, machine: Machine |
     if values["trainer"] == "expert_iteration":
         rows, budget = int(values.get("batch_size", 64)), int(values["max_new_tokens"])
         processes.append(_answering("sampling", 1, slots(shape, rows, CONTEXT + budget), usable))
-    seconds = _seconds(values, shape, sizes, work, machine, mode, generation, achieved) if machine else {}
+    seconds = _seconds(values, shape, sizes, work, machine, mode, generation, pace) if machine else {}
     return Plan(
         trainer=values["trainer"],
         model=name,
@@ -131,7 +130,7 @@ def plan_training(values: dict[str, Any], topology: Topology, machine: Machine |
         notes=_notes(values, topology, machine, sizes, work, processes),
         sizes=sizes,
         work=work,
-        achieved=achieved,
+        pace=pace,
     )
 
 
@@ -145,6 +144,7 @@ def alike(plan: Plan) -> dict[str, Any]:
         "device": plan.machine.device.name if plan.machine else None,
         "precision": asdict(sizes.precision),
         "flops": hours.training_flops(sizes.shape, sizes, work.row) if work else None,
+        "rows_a_step": work.rows_a_step if work else None,
         "memory": {
             "trainer": plan.trainer, "trainable": sizes.trainable, "checkpointing": sizes.checkpointing,
             "sharding": sizes.sharding, "processes": sizes.processes, "optim": sizes.optim,
@@ -189,14 +189,18 @@ def _answering(name: str, count: int, generation: Generation, usable: float | No
 
 def _seconds(
     values: dict[str, Any], shape: Shape, sizes: Sizes, work: hours.Work, machine: Machine, mode: str | None,
-    generation: Generation | None, achieved: float | None,
+    generation: Generation | None, pace: hours.Pace,
 ) -> dict[str, float]:  # fmt: skip
     rounds = int(values.get("num_rounds", 1))
     steps, seconds = (work.steps or 0) * rounds, {}
-    training = hours.training_seconds(work, sizes, machine, achieved)
-    if steps and training is not None:
+    training = hours.training_seconds(work, sizes, machine, pace.achieved)
+    if steps and pace.phases:
+        seconds = {phase: steps * work.rows_a_step * of_a_row for phase, of_a_row in pace.phases.items()}
+    elif steps and training is not None:
         seconds["training"] = steps * training
-    if steps and generation is not None:
+    if steps and pace.stop is not None:
+        seconds["evaluation and saving"] = hours.stops(values, steps, work.epochs) * pace.stop
+    if steps and generation is not None and not pace.phases:
         context, rows = CONTEXT + int(values["max_completion_length"]), generation.rows
         devices = sizes.processes if mode != "server" else 1
         answering = hours.decoding_seconds(shape, work.generated_a_step, rows, context, machine, devices)

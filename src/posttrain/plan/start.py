@@ -14,7 +14,7 @@ from posttrain.plan.memory.advice import knob_lines
 from posttrain.plan.memory.process import gib
 from posttrain.plan.memory.training_sizes import Topology
 from posttrain.plan.page import verdict
-from posttrain.plan.recipe_plan import Plan, make_plan
+from posttrain.plan.recipe_plan import Plan
 from posttrain.plan.shapes import ShapeError
 
 
@@ -57,13 +57,9 @@ def plan_start(values: dict[str, Any], hardware: Hardware, mode: str, where: str
     """
     topology = topology_in_force(hardware)
     try:
-        plan = make_plan(values, topology, this_machine(topology))
+        plan = measured.plan_with(values, topology, this_machine(topology), measured.earlier_runs())
     except ShapeError as unknown:
         return str(unknown)
-    runs = measured.earlier_runs()
-    if achieved := measured.achieved_before(plan, runs):
-        plan = make_plan(values, topology, plan.machine, achieved)
-    plan = measured.with_memory_of(plan, runs)
     trainer = plan.processes[0]
     if trainer.usable is None or plan.sizes is None or trainer.fits or not is_main_process():
         return plan

@@ -172,11 +172,11 @@ class Phases:
 
     def __init__(self, *names: str) -> None:
         self.names = names
-        self.start(0)
+        self.start()
 
-    def start(self, step: int) -> None:
-        """Count from `step` on."""
-        self.since, self.seconds = step, Counter[str]()
+    def start(self) -> None:
+        """Count from here on."""
+        self.seconds = Counter[str]()
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -187,12 +187,12 @@ class Phases:
         finally:
             self.seconds[name] += time.perf_counter() - began
 
-    def close(self, step: int, whole: float, rest: str) -> dict[str, float]:
-        """Seconds of a step by part, `rest` being what they leave of the `whole`; the next ones count from here on."""
+    def close(self, steps: int, whole: float, rest: str) -> dict[str, float]:
+        """Seconds a step by part, `rest` being what they leave of the `whole`; the next ones count from here on."""
         parts = {name: self.seconds[name] for name in self.names}
         parts[rest] = whole - sum(parts.values())
-        figures = {f"seconds/{name}": round(value / (step - self.since), 4) for name, value in parts.items()}
-        self.start(step)
+        figures = {f"seconds/{name}": round(value / steps, 4) for name, value in parts.items()}
+        self.start()
         return figures
 
 
@@ -204,6 +204,7 @@ class Window:
         self.excluded = 0.0
         self.started = time.perf_counter()
         self.tokens_before: int | None = None
+        self.step_before = 0
         device = trainer.accelerator.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
         precision = {"bf16": "bfloat16", "fp16": "float16"}.get(trainer.accelerator.mixed_precision, "float32")
@@ -214,6 +215,7 @@ class Window:
         """Start counting; called when training begins or resumes."""
         self.started, self.excluded = time.perf_counter(), 0.0
         self.tokens_before = self.trainer.state.num_input_tokens_seen
+        self.step_before = self.trainer.state.global_step
 
     def seconds(self) -> float:
         """Seconds of training since the window opened."""

@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -88,3 +89,18 @@ def trained_already(trainer: WholeRun, checkpoint: Path | None) -> Path | None:
     trainer.state = state
     best = trainer.args.load_best_model_at_end and state.best_model_checkpoint
     return trainer.best_checkpoint() if best else checkpoint
+
+
+def seconds_before(history: list[dict[str, Any]], checkpoint: Path | None) -> float:
+    """Seconds of the steps up to the checkpoint that a session went on from, by the rates in the trainer's log history.
+
+    Evaluation and saving in earlier sessions are not among them, nor are steps that were lost.
+    """
+    if checkpoint is None:
+        return 0.0
+    last, tokens, seconds = int(checkpoint.name.removeprefix(f"{checkpoints.PREFIX}-")), 0, 0.0
+    for entry in history:
+        if entry["step"] <= last and entry.get("tokens_per_second"):
+            seconds += (entry["tokens_seen"] - tokens) / entry["tokens_per_second"]
+            tokens = entry["tokens_seen"]
+    return seconds

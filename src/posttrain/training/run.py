@@ -39,7 +39,7 @@ from posttrain.training.base_trainer import WholeRun, peak_memory_bytes
 from posttrain.training.callbacks import SaveAndLeave
 from posttrain.training.final import FINAL, restore_final, save_final
 from posttrain.training.progress import data_line
-from posttrain.training.resume import resume_point, trained_already
+from posttrain.training.resume import resume_point, seconds_before, trained_already
 
 NOT_IDENTITY = (  # move no number
     "ddp_timeout", "grace", "output_dir", "report_to", "run_name", "project", "disable_tqdm", "log_level",
@@ -129,14 +129,14 @@ class Run:
         trainer.facts = {"model": model, "data": data_line(dataset), "plan": planned}
         self.record = start_or_continue(self, details, resumed_from)
         locks.describe(self.output_dir, whereabouts())
-        started = time.perf_counter()
-        self.trained = trained_already(trainer, resumed_from)
+        started, self.trained = time.perf_counter(), trained_already(trainer, resumed_from)
         if self.trained is None:
             with self.leaving_when_asked(trainer):
                 trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
         if trainer.state.global_step == 0:
             raise PosttrainError(f"{self.output_dir}: {no_step_reason(trainer)}; the run is not finished")
-        return run_result(trainer, time.perf_counter() - started)
+        before = seconds_before(trainer.state.log_history, resumed_from)
+        return run_result(trainer, before + time.perf_counter() - started)
 
     @contextmanager
     def leaving_when_asked(self, trainer: WholeRun) -> Iterator[None]:
@@ -236,7 +236,7 @@ def no_step_reason(trainer: WholeRun) -> str:
 
 
 def run_result(trainer: WholeRun, seconds: float) -> dict[str, Any]:
-    """What a trained run reached. `wall_seconds` are of the last session, the rate is the median of all windows."""
+    """What a trained run reached. `seconds` are of all sessions, the rate is the median of all windows."""
     state = trainer.state
     rates = [entry["tokens_per_second"] for entry in state.log_history if "tokens_per_second" in entry]
     losses = [round(entry["loss"], 4) for entry in state.log_history if "loss" in entry]

@@ -113,6 +113,8 @@ class TokenMemory(ExplicitMemory):
             torch.where(reads, route.selected[:, None], NONE),
             route.candidates[:, None].expand(-1, hidden.shape[1], -1),
         )
+        if not self.training and not reads.any():
+            return hidden
         arguments = (hidden, rows, reads, embedding, embedding if head is None else head)
         if checkpointing and self.training:
             return checkpoint(block, *arguments, use_reentrant=False)

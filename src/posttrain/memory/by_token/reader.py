@@ -38,7 +38,7 @@ class TokenFusion(nn.Module):
         keys = keys + self.from_start[:length] + self.from_end[from_end]
         scores = self.query(x) @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1])
         weights = scores.masked_fill(~is_token[:, None], torch.finfo(scores.dtype).min).softmax(dim=-1)
-        return torch.sigmoid(self.gate(x)) * self.scale * (weights @ self.value(spoken))
+        return torch.sigmoid(self.gate(x)) * self.scale * self.value(weights @ spoken)
 
 
 class TokenReader(nn.Module):

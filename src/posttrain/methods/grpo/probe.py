@@ -78,7 +78,7 @@ def measure(trainer: Any) -> dict[str, Any]:
     if args.process_index == 0:
         forget_after(trainer.completions.path, 0)
     trainer.state.num_input_tokens_seen = 0
-    trainer.phases.start(trainer.state.global_step)
+    trainer.phases.start()
     trainer.window.open()
     return figures
 

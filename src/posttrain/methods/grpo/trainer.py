@@ -256,8 +256,8 @@ class GrpoTrainer(WholeRun, GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add seconds per step by phase; `update` is what the others leave."""
-        if "loss" in logs and self.state.global_step > self.phases.since:
-            logs |= self.phases.close(self.state.global_step, self.window.seconds(), "update")
+        if "loss" in logs and (steps := self.state.global_step - self.window.step_before):
+            logs |= self.phases.close(steps, self.window.seconds(), "update")
         super().log(logs, start_time)
 
     def answer_greedily(self, prompts: list[list[int]]) -> list[Sample]:

@@ -25,6 +25,7 @@ from posttrain.recipe.reader import Recipe, override_arguments, read_recipe
 STEPS = 3
 PROMPT = 8  # tokens of a row that are not trained on
 LOOK_SECONDS = 0.05  # between two looks at a trial's memory
+LITTLE = 64 * 2**20  # bytes, as of a process that keeps another
 LONGEST_SECONDS = 900.0
 FITS, MEMORY, FAILED = "fits", "memory", "failed"
 SENTINEL = "trial: "
@@ -50,8 +51,10 @@ class Trial:
         nothing_else = {
             "per_device_train_batch_size": self.rows, "gradient_accumulation_steps": 1, "max_steps": STEPS,
             "max_length": self.length, "save_strategy": "no", "eval_strategy": "no", "report_to": "none",
-            "output_dir": str(output_dir), "plan": "off", "sample_generations": 0, "load_best_model_at_end": False,
+            "output_dir": str(output_dir), "plan": "off", "load_best_model_at_end": False,
         }  # fmt: skip
+        if self.trainer == "sft":  # distillation has the field from there, and refuses it
+            nothing_else["sample_generations"] = 0
         taken = find_method(self.trainer).fields
         return {**self.values, **{key: value for key, value in nothing_else.items() if key in taken}}
 
@@ -97,19 +100,28 @@ def outcome_of(output: str, code: int, peak: int, seconds: float) -> Outcome:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process and all its descendants hold; what they share is counted once."""
+    """Bytes of memory that a process and all its descendants hold; what they share is counted once.
+
+    What is shared is not looked for where all but one hold LITTLE: the kernel goes through every page for it, which
+    takes a third of a core for ten GiB at twenty looks a second.
+    """
     try:
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
     except psutil.Error:
         return 0
-    total = 0
-    for place, member in enumerate(family):
-        try:
-            total += member.memory_info().rss if place == 0 else member.memory_full_info().uss
-        except psutil.Error:
-            continue
-    return total
+    whole = [_bytes(member, "rss") for member in family]
+    if sum(whole) - max(whole) < LITTLE:
+        return sum(whole)
+    return whole[0] + sum(_bytes(member, "uss") for member in family[1:])
+
+
+def _bytes(process: psutil.Process, kind: str) -> int:
+    """Resident bytes, or those that are no other's (`uss`); 0 of a process that is gone."""
+    try:
+        return int(process.memory_info().rss if kind == "rss" else process.memory_full_info().uss)
+    except psutil.Error:
+        return 0
 
 
 def end(pid: int) -> None:

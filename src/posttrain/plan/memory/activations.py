@@ -17,7 +17,10 @@ MASKED = "sdpa"  # takes a mask of all pairs where rows are padded or packed; th
 VARLEN = "varlen_sdpa"
 SOFTMAX_BACKWARD = 2 * FLOAT32  # the gradient of its result, and the one that comes of it, both in float32
 TILE = (4096, 32768)  # tokens and words that TRL's fused head computes at once
-TILE_COPIES = 3  # of a tile: in the inputs' type, and in float32 where no Triton kernel works in place
+TILE_COPIES = 3  # of a tile in the inputs' type, where a Triton kernel works in place
+PIECE = 2**24  # logits of a piece of distillation
+PIECE_COPIES = 7  # of a piece in float32, beside its logits: both models' scaled and their log-softmax, the divergence
+TORCH_COPIES = 7.25  # in float32 beside it, where torch does what that kernel does: counted from its operations
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,17 @@ def whole_logits(shape: Shape) -> float:
     return 3 * FLOAT32 * shape.vocabulary
 
 
-def fused_head(shape: Shape, precision: Precision, tokens: int) -> float:
-    """TRL's fused head at its largest: the head's gradient and that of its input in float32, and a tile of logits."""
-    tile = min(tokens, TILE[0]) * min(shape.vocabulary, TILE[1]) * precision.activation
-    return FLOAT32 * (shape.embedding + tokens * shape.hidden) + TILE_COPIES * tile
+def fused_head(shape: Shape, precision: Precision, tokens: int, kernel: bool) -> float:
+    """TRL's fused head at its largest: the head's gradient and that of its input in float32, and a tile of logits.
+
+    `kernel` says whether Triton's kernels run, as on CUDA.
+    """
+    tile, d = min(tokens, TILE[0]) * min(shape.vocabulary, TILE[1]), precision.activation
+    copies = TILE_COPIES * d if kernel else d + TORCH_COPIES * FLOAT32
+    return FLOAT32 * (shape.embedding + tokens * shape.hidden) + copies * tile
+
+
+def pieces_head(shape: Shape, precision: Precision, tokens: int) -> float:
+    """The offline loss of distillation at its largest: the head's gradient in float32, and the copies of a piece."""
+    piece = min(PIECE, tokens * shape.vocabulary)
+    return FLOAT32 * (shape.embedding + tokens * shape.hidden) + (precision.activation + PIECE_COPIES * FLOAT32) * piece

@@ -17,6 +17,7 @@ from posttrain.plan.memory.activations import (
     layer_bytes,
     layer_work,
     mask_bytes,
+    pieces_head,
     whole_logits,
 )
 from posttrain.plan.shapes import Shape
@@ -25,10 +26,12 @@ GIB = 2**30
 # Bytes of optimizer state per trained value, by what the name of `optim` holds; AdamW keeps two float32 moments.
 OPTIMIZER_BYTES = {"lion_8bit": 1.0, "8bit": 2.0, "4bit": 1.0, "adafactor": 0.05, "sgd": 0.0, "lion": 4.0}
 ADAMW_BYTES = 8.0
+KEPT = 0.6  # of saved activations and loss, that a CPU's allocator keeps again in holes: the median of 0.2 to 1.3
 SHARDS = {"none": 0, "ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3}  # optimizer, gradients, weights
 DEEPSPEED = ("zero1", "zero2", "zero3")
 BUCKET = 500_000_000  # values that DeepSpeed reduces or gathers at once
-FUSED, WHOLE, NO_HEAD = "fused", "whole", "none"  # what computes the loss
+# What computes the loss: TRL's fused head, by Triton's kernels or torch, distillation's pieces, all logits, or nothing
+FUSED, TILED, PIECES, WHOLE, NO_HEAD = "fused", "tiled", "pieces", "whole", "none"
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,25 @@ class Sizes:
     @property
     def optimizer(self) -> float:
         names = [name for name in OPTIMIZER_BYTES if name in self.optim]
-        moments = ADAMW_BYTES if self.deepspeed_half else ADAMW_BYTES * self.trained_bytes / FLOAT32
-        per_value = (OPTIMIZER_BYTES[names[0]] if names else moments) + (FLOAT32 if self.deepspeed_half else 0)
-        return 0.0 if self.offloaded else self.trainable * per_value / self.shards(1)
+        adamw = ADAMW_BYTES if self.deepspeed_half else ADAMW_BYTES * self.trained_bytes / FLOAT32
+        moments, master = OPTIMIZER_BYTES[names[0]] if names else adamw, FLOAT32 if self.deepspeed_half else 0
+        in_float32 = (FLOAT32 - 1) * moments * self.never_of_8_bits
+        return 0.0 if self.offloaded else (self.trainable * (moments + master) + in_float32) / self.shards(1)
+
+    @property
+    def never_of_8_bits(self) -> int:
+        """Values of a trained embedding, whose moments transformers keeps in float32 with bitsandbytes' optimizers."""
+        return self.trained_embedding if "8bit" in self.optim and "torch" not in self.optim else 0
+
+    @property
+    def trained_embedding(self) -> int:
+        return self.shape.embedding if not self.adapter and self.trainable > self.shape.layers * self.shape.layer else 0
+
+    @property
+    def last(self) -> float:
+        """What the end of a backward pass adds to gradients: a tied embedding has two, and gloo reduces a copy."""
+        copies = int(self.shape.tied) + int(self.sharding == "ddp" and self.runtime > 0)
+        return copies * self.trained_embedding * self.trained_bytes
 
     @property
     def exchange(self) -> float:
@@ -126,8 +145,10 @@ class Sizes:
     def loss(self) -> float:
         """What the loss holds at its largest."""
         tokens = self.batch.tokens
-        if self.head == FUSED:
-            return fused_head(self.shape, self.precision, tokens) + tokens * self.head_bytes
+        if self.head in (FUSED, TILED):
+            return fused_head(self.shape, self.precision, tokens, self.head == FUSED) + tokens * self.head_bytes
+        if self.head == PIECES:
+            return pieces_head(self.shape, self.precision, tokens) + tokens * self.head_bytes
         whole = 0 if self.head == NO_HEAD else whole_logits(self.shape)
         return tokens * (whole + self.head_bytes)
 
@@ -141,24 +162,34 @@ class Sizes:
         return self.weights + self.casts + self.optimizer + self.exchange + self.frozen_copies + self.runtime
 
     @property
+    def kept(self) -> float:
+        """Freed blocks that a process on a CPU still holds, as other blocks lie among them."""
+        return KEPT * (self.saved + self.loss) if self.runtime else 0.0
+
+    @property
+    def at_end(self) -> float:
+        """The last layer's moment of a backward pass, and the embedding's after it; half copies are gone by then."""
+        return self.gradients + max(self.work, self.last) - self.casts
+
+    @property
     def peak(self) -> float:
         """The largest moment of a step: the loss, the first layer that the backward pass meets, or the last."""
         before = self.gradients if self.accumulation > 1 else 0.0
-        return self.held + max(before + self.saved + max(self.loss, self.work), self.gradients + self.work)
+        return self.held + self.kept + max(before + self.saved + max(self.loss, self.work), self.at_end)
 
     @property
     def total(self) -> float:
         """What must be free."""
         before = self.gradients if self.accumulation > 1 else 0.0
-        return self.held + max(before + self.saved + self.loss + self.work, self.gradients + self.work)
+        return self.held + self.kept + max(before + self.saved + self.loss + self.work, self.at_end)
 
     def least(self, certain_rows: bool) -> float:
         """What is needed whatever the data is; `certain_rows` says that some rows have the batch's length."""
-        if not certain_rows:
-            return self.held + self.gradients
         before = self.gradients if self.accumulation > 1 else 0.0
-        loss = self.loss if self.head == FUSED else 0.0  # of another, fewer positions may be computed
-        return self.held + max(self.gradients, before + self.saved + max(loss, self.work))
+        if not certain_rows:
+            return self.held + max(before, self.gradients + self.last - self.casts)
+        loss = 0.0 if self.head in (WHOLE, NO_HEAD) else self.loss  # of these, fewer positions may be computed
+        return self.held + max(self.at_end, before + self.saved + max(loss, self.work))
 
     @property
     def parts(self) -> dict[str, float]:
@@ -167,7 +198,7 @@ class Sizes:
             "weights": self.weights, "half copies of weights": self.casts, "gradients": self.gradients,
             "optimizer": self.optimizer, "exchange between processes": self.exchange,
             "frozen models": self.frozen_copies, "saved activations": self.saved, "one layer at work": self.work,
-            "loss": self.loss, "interpreter and libraries": self.runtime,
+            "loss": self.loss, "interpreter and libraries": self.runtime, "freed and kept": self.kept,
         }  # fmt: skip
         return {name: value for name, value in named.items() if value}
 

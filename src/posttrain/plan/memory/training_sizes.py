@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.plan.memory.activations import FLOAT32, HALF, VARLEN, Batch, Precision
-from posttrain.plan.memory.process import FUSED, NO_HEAD, WHOLE, Sizes
+from posttrain.plan.memory.process import FUSED, NO_HEAD, PIECES, TILED, WHOLE, Sizes
 from posttrain.plan.shapes import Shape, read_shape
 from posttrain.recipe.methods import find_method
 
@@ -103,14 +103,16 @@ def row_length(values: dict[str, Any], prompt: int = 256) -> int:
 
 
 def head_of(values: dict[str, Any], topology: Topology) -> str:
-    """What computes the loss: TRL's fused head, the model's logits on all positions, or no head over words."""
+    """What computes the loss, by method and device: see the names in posttrain.plan.memory.process."""
     kind = find_method(values["trainer"]).head
     if kind != FUSED:
         return kind
+    if values["trainer"] == "distill" and not values.get("on_policy"):
+        return PIECES
     own = values["trainer"] in ("sft", "expert_iteration")
     if own and (topology.use_cpu or values.get("label_smoothing_factor") or values.get("loss_type", "nll") != "nll"):
         return WHOLE
-    return FUSED
+    return TILED if topology.use_cpu else FUSED
 
 
 def weight_bytes(values: dict[str, Any], shape: Shape) -> float:
