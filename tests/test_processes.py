@@ -280,6 +280,14 @@ def launch_worker(launcher: str, task: str, tmp_path: Path) -> subprocess.Popen[
     return subprocess.Popen(command, env=environment, cwd=REPOSITORY, **pipes)
 
 
+def workers_of(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
+    workers = []
+    for process in psutil.Process(launcher.pid).children():
+        with contextlib.suppress(psutil.Error):  # a helper of the launcher that has ended
+            workers += [process] if "worker.py" in " ".join(process.cmdline()) else []
+    return workers
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_workers_end_with_their_launcher(launcher, tmp_path):
@@ -288,9 +296,26 @@ def test_workers_end_with_their_launcher(launcher, tmp_path):
     for _ in range(count):  # each says that it is there
         process.stdout.readline()
     workers = psutil.Process(process.pid).children(recursive=True)
-    assert len([w for w in workers if "worker.py" in " ".join(w.cmdline())]) == count
+    assert len(workers_of(process)) == count
     process.kill()
     process.wait()
+    assert gone_within(workers) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_workers_that_have_just_begun_end_with_their_launcher(launcher, tmp_path):
+    """Its end is no news to a worker that has not yet asked for it: another process has adopted the worker by then."""
+    process = launch_worker(launcher, "wait", tmp_path)
+    count = 1 if launcher == "one process" else 2
+    while len(workers := workers_of(process)) < count:
+        assert process.poll() is None
+    for worker in workers:
+        worker.suspend()
+    process.kill()
+    process.wait()
+    for worker in workers:
+        worker.resume()
     assert gone_within(workers) == []
 
 

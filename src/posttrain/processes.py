@@ -118,8 +118,7 @@ def ended_by_signals() -> Iterator[None]:
     A signal that this process was started to ignore, as `nohup` does, stays ignored. The end of a launcher that started
     this process is such a signal, too.
     """
-    if started_by_launcher():
-        end_with_parent(os.getppid(), LAUNCHER_GONE)
+    end_with_launcher()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     for signum in ENDING:
@@ -143,13 +142,22 @@ def leave_ctrl_c() -> None:
         signal.signal(signal.SIGINT, REPLACED.pop(signal.SIGINT))
 
 
-def started_by_launcher() -> bool:
-    """Whether this process is a worker of torchrun or of `accelerate launch`, which have no use without it."""
-    try:
-        parent = Path(f"/proc/{os.getppid()}/cmdline").read_text()
-    except OSError:
-        return False
-    return "TORCHELASTIC_RUN_ID" in os.environ or is_accelerate(parent)
+def end_with_launcher() -> None:
+    """Follow torchrun or `accelerate launch`, where they started this process: a worker has no use without them.
+
+    One that is gone before the kernel is asked left its worker to another process, such as init.
+    """
+    if not {"TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_MODE"} & set(os.environ):  # what either tells its workers
+        return
+    import psutil
+
+    parent, above = os.getppid(), []
+    for process in psutil.Process().parents():
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile
+            above += process.cmdline()[:1]
+    if not any("python" in program.lower() for program in above):  # not the parent's alone, which may be a wrapper in shell
+        os._exit(128 + LAUNCHER_GONE)
+    end_with_parent(parent, LAUNCHER_GONE)
 
 
 def is_accelerate(command_line: str) -> bool:
