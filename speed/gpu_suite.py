@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from gpu_sampling import decoding, grpo
-from gpu_training import head, packed, padded, plans, trl
+from gpu_training import example_by_example, head, packed, padded, plans, trl
 from gpu_world import FULL, TINY, Skip, World, ceilings, describe
 
 from posttrain import atomic
@@ -32,6 +32,7 @@ SLICES: dict[str, Slice] = {
     "ceilings": ceilings,
     **{f"sft-{name}": lambda world, name=name: packed(world, name, False) for name in ATTENTIONS},
     **{f"sft-{name}-checkpointing": lambda world, name=name: packed(world, name, True) for name in ATTENTIONS},
+    "sft-varlen_sdpa-one-by-one": example_by_example,
     "sft-trl-sdpa-checkpointing": lambda world: trl(world, "sdpa", rows=1),
     "sft-trl-varlen_sdpa-checkpointing": lambda world: trl(world, "varlen_sdpa", rows=None),
     "sft-padded": padded,

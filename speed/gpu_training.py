@@ -1,5 +1,6 @@
 """The slices of speed/gpu_suite.py that train: rates, memory beside the plan, and the loss head alone."""
 
+import gc
 import tempfile
 import time
 from typing import Any
@@ -14,6 +15,7 @@ from trl import SFTConfig, SFTTrainer, pack_dataset
 from trl.trainer.utils import add_fused_lm_head, get_peak_flops
 
 from posttrain.methods.sft import RecipeTrainer
+from posttrain.models import packed_attention
 from posttrain.plan.memory.live import sizes_of
 
 # What decides a run's memory: checkpointing, adapter, optimizer, dtype of the weights, by what to divide the tokens
@@ -51,7 +53,8 @@ def train(
     world: World, kind: type[SFTTrainer], data: Dataset, model: Any, batch: int, checkpointing: bool, **extra: Any
 ) -> tuple[Any, Clock]:
     """Train the shape's steps; the trainer and its clock."""
-    steps, adapter = world.shape.warm_up + world.shape.steps, extra.pop("peft_config", None)
+    steps = extra.pop("max_steps", world.shape.warm_up + world.shape.steps)
+    adapter = extra.pop("peft_config", None)
     clock = Clock(world)
     with tempfile.TemporaryDirectory() as directory:
         arguments = SFTConfig(
@@ -112,6 +115,12 @@ def packed(world: World, attention: str, checkpointing: bool) -> dict[str, Any]:
     }
 
 
+def example_by_example(world: World) -> dict[str, Any]:
+    """`varlen_sdpa` without PyTorch's kernel for packed rows: a call of attention for each example."""
+    packed_attention.kernel_dtype = lambda query: None  # in this process alone
+    return packed(world, packed_attention.NAME, False)
+
+
 def trl(world: World, attention: str, rows: int | None) -> dict[str, Any]:
     """TRL's own trainer on the same rows, with its default of checkpointing; `rows` of a micro-batch, ours without."""
     data, before = packed_rows(world), world.start_memory()
@@ -121,10 +130,11 @@ def trl(world: World, attention: str, rows: int | None) -> dict[str, Any]:
 
 
 def padded(world: World) -> dict[str, Any]:
-    """Our trainer on documents as they are, eight to a padded batch: useful tokens."""
+    """Our trainer on documents as they are, as many to a padded batch as packed rows to another: useful tokens."""
     data, before = world.documents().with_format("numpy"), world.start_memory()
-    _, clock = train(world, RecipeTrainer, data, world.model("sdpa"), 8, False)
-    return rates(world, data, 8, clock, before)
+    batch = world.shape.tokens // world.shape.length
+    _, clock = train(world, RecipeTrainer, data, world.model("sdpa"), batch, False)
+    return rates(world, data, batch, clock, before)
 
 
 def idle(world: World, trainer: Any) -> float | None:
@@ -134,12 +144,17 @@ def idle(world: World, trainer: Any) -> float | None:
     from torch.profiler import ProfilerActivity, profile
 
     inputs = next(iter(trainer.get_train_dataloader()))
-    trainer.training_step(trainer.model, dict(inputs))
+
+    def step() -> None:
+        trainer.model.zero_grad()  # or gradients of the step before stand beside this step's activations
+        trainer.training_step(trainer.model, dict(inputs))
+
+    step()
     world.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         began = time.perf_counter()
         for _ in range(3):
-            trainer.training_step(trainer.model, dict(inputs))
+            step()
         world.synchronize()
         wall = time.perf_counter() - began
     busy = sum(event.self_device_time_total for event in recorded.key_averages()) / 1e6
@@ -181,8 +196,13 @@ def plans(world: World) -> dict[str, Any]:
     data, found = packed_rows(world), []
     for checkpointing, adapter, optimizer, dtype, share in SETTINGS:
         batch = max(1, world.shape.tokens // world.shape.length // share)
+        gc.collect()  # the trainer before is in circles of references, and its weights would count
         world.start_memory()
-        extra: dict[str, Any] = {"packing": True, "optim": optimizer}
+        extra: dict[str, Any] = {
+            "packing": True,
+            "optim": optimizer,
+            "max_steps": 3,
+        }  # the optimizer's states are whole
         if adapter:
             extra["peft_config"] = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
         trainer, _ = train(world, RecipeTrainer, data, world.model("varlen_sdpa", dtype), batch, checkpointing, **extra)

@@ -78,12 +78,12 @@ class World:
         set_seed(0)
         config = self.config(self.shape.layers if layers is None else layers)
         try:
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
-            )
+            with torch.device(self.device):  # billions of random numbers take a CPU many seconds
+                return AutoModelForCausalLM.from_config(
+                    config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+                )
         except ImportError as error:
             raise Skip(f"{attention}: {' '.join(str(error).split())[:200]}") from error
-        return model.to(self.device)
 
     def documents(self) -> Dataset:
         """Documents of random ids whose lengths are lognormal, as many as the steps read."""
@@ -99,17 +99,16 @@ class World:
         if self.cuda:
             torch.cuda.synchronize()
 
-    def seconds(self, function: Callable[[], object], times: int = 5) -> float:
-        """Median seconds of a call, after two calls that warm up."""
+    def seconds(self, function: Callable[[], object], times: int = 5, warm_up: int = 2) -> float:
+        """Median seconds of a call, after calls that warm up."""
         found = []
-        for turn in range(times + 2):
+        for _ in range(warm_up + times):
             self.synchronize()
             began = time.perf_counter()
             function()
             self.synchronize()
-            if turn >= 2:
-                found.append(time.perf_counter() - began)
-        return statistics.median(found)
+            found.append(time.perf_counter() - began)
+        return statistics.median(found[warm_up:])
 
     def start_memory(self) -> int:
         """Bytes in use now, from where on the peak counts; 0 on a CPU."""

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -155,7 +154,7 @@ def end_with_launcher() -> None:
     for process in psutil.Process().parents():
         with contextlib.suppress(psutil.Error):  # it ended meanwhile
             above += process.cmdline()[:1]
-    if not any("python" in program.lower() for program in above):  # not the parent's alone, which may be a wrapper in shell
+    if not any("python" in program.lower() for program in above):  # the parent alone may be a wrapper in shell
         os._exit(128 + LAUNCHER_GONE)
     end_with_parent(parent, LAUNCHER_GONE)
 

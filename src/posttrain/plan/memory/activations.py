@@ -36,7 +36,8 @@ class Precision:
 
     @property
     def half_weights(self) -> bool:
-        return self.weight == HALF and not self.autocast
+        """Whether nothing is float32 but what a norm computes, also where autocast finds nothing to convert."""
+        return self.weight <= HALF == self.activation
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def layer_bytes(shape: Shape, precision: Precision, batch: Batch) -> float:
     """What one layer keeps of a token."""
     h, q, k, f, d = shape.hidden, shape.query, shape.key, shape.feed_forward, precision.activation
     norms = 12 * h if precision.half_weights else 16 * h
-    copies = 6 * h if precision.autocast else 0
+    copies = 6 * h if precision.autocast and not precision.half_weights else 0
     heads = (6 if d == HALF else 8) * (q + k) if shape.head_norms else 0
     return norms + copies + heads + d * (2 * h + 2 * q + 2 * k + 4 * f) + attention_bytes(shape, precision, batch)
 
@@ -105,14 +106,14 @@ def whole_logits(shape: Shape) -> float:
     return 3 * FLOAT32 * shape.vocabulary
 
 
-def fused_head(shape: Shape, precision: Precision, tokens: int, kernel: bool) -> float:
-    """TRL's fused head at its largest: the head's gradient and that of its input in float32, and a tile of logits.
+def fused_head(shape: Shape, precision: Precision, tokens: int, kernel: bool, trained: bool = True) -> float:
+    """TRL's fused head at its largest: gradients of a trained head and of its input in float32, and a tile of logits.
 
     `kernel` says whether Triton's kernels run, as on CUDA.
     """
     tile, d = min(tokens, TILE[0]) * min(shape.vocabulary, TILE[1]), precision.activation
     copies = TILE_COPIES * d if kernel else d + TORCH_COPIES * FLOAT32
-    return FLOAT32 * (shape.embedding + tokens * shape.hidden) + copies * tile
+    return FLOAT32 * (trained * shape.embedding + tokens * shape.hidden) + copies * tile
 
 
 def pieces_head(shape: Shape, precision: Precision, tokens: int) -> float:

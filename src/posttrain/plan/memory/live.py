@@ -26,7 +26,8 @@ def sizes_of(trainer: Any) -> Sizes:
     model = trainer.accelerator.unwrap_model(trainer.model)
     config, arguments = model.config.get_text_config(), trainer.args
     parameters = list(model.parameters())
-    count = sum(map(size, parameters))
+    count, adapter = sum(map(size, parameters)), hasattr(model, "peft_config")
+    base = [p for p in parameters if not (adapter and p.requires_grad)]  # an adapter is float32 over whatever base
     key = "max_length" if hasattr(arguments, "max_length") else "max_completion_length"
     packed = bool(getattr(arguments, "packing", False))
     return Sizes(
@@ -34,7 +35,7 @@ def sizes_of(trainer: Any) -> Sizes:
         parameters=count,
         trainable=sum(size(p) for p in parameters if p.requires_grad),
         precision=Precision(
-            sum(size(p) * bytes_per_value(p) for p in parameters) / count,
+            sum(size(p) * bytes_per_value(p) for p in base) / sum(map(size, base)),
             trainer.accelerator.mixed_precision in ("bf16", "fp16"),
         ),
         batch=Batch(
@@ -48,7 +49,7 @@ def sizes_of(trainer: Any) -> Sizes:
         checkpointing=bool(getattr(model, "is_activation_checkpointing", False)),
         head=FUSED if getattr(arguments, "loss_type", None) == "nll" else WHOLE,
         accumulation=arguments.gradient_accumulation_steps,
-        adapter=hasattr(model, "peft_config"),
+        adapter=adapter,
         sharding=sharding_of(trainer),
         processes=trainer.accelerator.num_processes,
         length_key=key,

@@ -146,7 +146,9 @@ class Sizes:
         """What the loss holds at its largest."""
         tokens = self.batch.tokens
         if self.head in (FUSED, TILED):
-            return fused_head(self.shape, self.precision, tokens, self.head == FUSED) + tokens * self.head_bytes
+            trained = self.trained_embedding > 0
+            head = fused_head(self.shape, self.precision, tokens, self.head == FUSED, trained)
+            return head + tokens * self.head_bytes
         if self.head == PIECES:
             return pieces_head(self.shape, self.precision, tokens) + tokens * self.head_bytes
         whole = 0 if self.head == NO_HEAD else whole_logits(self.shape)
