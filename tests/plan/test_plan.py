@@ -15,7 +15,7 @@ from posttrain.errors import PosttrainError
 from posttrain.hardware import parse_config
 from posttrain.pipelines import planning
 from posttrain.plan.devices import DeviceError, find_machine, named_like, read_devices
-from posttrain.plan.hours import Data, Pace, training_flops, work_of
+from posttrain.plan.hours import TRAINING_SHARE, Data, Pace, training_flops, work_of
 from posttrain.plan.memory.process import GIB
 from posttrain.plan.memory.training_sizes import Topology, training_sizes
 from posttrain.plan.page import page, verdict
@@ -210,7 +210,7 @@ def test_tokens_and_time_follow_from_rows_and_from_what_was_measured():
     assert flops == pytest.approx(9.62e9, rel=0.01)  # of the literature's count for packed documents of that mean
     plan = make_plan(keys | {"max_steps": 100}, topology("zero2"), H100)
     slow = make_plan(keys | {"max_steps": 100}, topology("zero2"), H100, Pace(achieved=1e14))
-    assert slow.hours / plan.hours == pytest.approx(0.35 * 989 / 100)
+    assert slow.hours / plan.hours == pytest.approx(TRAINING_SHARE * 989 / 100)
     assert plan.dollars == pytest.approx(plan.hours * 8 * H100.device.dollars)
 
 

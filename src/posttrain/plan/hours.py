@@ -14,7 +14,7 @@ from posttrain.plan.memory.training_sizes import row_length
 from posttrain.plan.shapes import Shape
 from posttrain.recipe.methods import find_method
 
-TRAINING_SHARE = 0.35  # of a device's peak operations, that training reaches; measured runs replace it
+TRAINING_SHARE = 0.32  # of a device's peak operations: 0.31 to 0.33 of an H100 by docs/results/gpu.md, runs replace it
 DECODING_SHARE = 0.30  # of a device's memory bandwidth, that decoding reaches
 PACKING_FILL = 0.98  # of a packed row that is tokens
 SERVER_ROWS = 256  # completions that vLLM decodes at once, if their keys and values fit
