@@ -13,6 +13,8 @@ import psutil
 import pytest
 from conftest import REPOSITORY
 
+from posttrain.processes import IN_FORCE
+
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 DEAF = "[signal.signal(s, signal.SIG_IGN) for s in (1, 2, 15)]"  # as a server's worker may be to all but SIGKILL
 
@@ -317,6 +319,21 @@ def test_workers_that_have_just_begun_end_with_their_launcher(launcher, tmp_path
     for worker in workers:
         worker.resume()
     assert gone_within(workers) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mine", "lives"), [({}, False), ({IN_FORCE: "cpu.yaml"}, True)])
+def test_an_orphan_lives_whose_environment_no_launcher_made(mine, lives, tmp_path):
+    """As `!nohup python src/sft.py … &` in a notebook that has trained before, whose shell is gone at once."""
+    (tmp_path / "worker.py").write_text(WORKER)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "ACCELERATE_DYNAMO_MODE": "default", **mine}
+    shell = f"nohup {sys.executable} {tmp_path}/worker.py wait > {tmp_path}/said 2> /dev/null & echo $!"
+    pid = subprocess.run(["sh", "-c", shell], env=environment, capture_output=True, text=True, check=True).stdout
+    orphan = psutil.Process(int(pid))
+    while not (said := (tmp_path / "said").read_text()) and orphan.is_running():
+        time.sleep(0.02)
+    assert bool(said) == lives
+    assert gone_within([orphan], 0.0 if lives else 5.0) == [orphan] * lives
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from posttrain import processes
 from posttrain.errors import PosttrainError
 
 PREFIXES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "MEGATRON_LM_")
@@ -29,6 +30,7 @@ def put_in_force(path: Path, config: dict[str, Any]) -> None:
         if os.environ.get(name, value) != value:
             raise LaunchError(f"{path}: sets {name}={value}, the environment has {os.environ[name]}; unset it")
         os.environ[name] = value
+    os.environ[processes.IN_FORCE] = str(path)  # for commands that this process starts
 
 
 def check_processes(path: Path, config: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ LOOK_SECONDS = 0.2  # between two looks of a keeper at its parent
 # Of the kernel, when a launcher ended. Its number is above SIGTERM's, so that a SIGTERM for both is handled first.
 LAUNCHER_GONE = getattr(signal, "SIGRTMIN", signal.SIGHUP)
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, LAUNCHER_GONE)
+IN_FORCE = "POSTTRAIN_PUT_IN_FORCE"  # variable: what of accelerate's is in the environment, no launcher set there
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on
 PARENT_GONE, ADOPT_ORPHANS = 1, 36  # prctl's PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER
 REPLACED: dict[signal.Signals, Any] = {}  # signals that this command ends by, with their handlers before
@@ -153,10 +154,12 @@ def end_with_launcher() -> None:
     parent, above = os.getppid(), []
     for process in psutil.Process().parents():
         with contextlib.suppress(psutil.Error):  # it ended meanwhile
-            above += process.cmdline()[:1]
-    if not any("python" in program.lower() for program in above):  # the parent alone may be a wrapper in shell
-        os._exit(128 + LAUNCHER_GONE)
-    end_with_parent(parent, LAUNCHER_GONE)
+            above.append(process.cmdline() or [""])
+    launched = "TORCHELASTIC_RUN_ID" in os.environ or IN_FORCE not in os.environ
+    if launched and not any("python" in words[0].lower() for words in above):  # a wrapper in shell may be between
+        cut_off(LAUNCHER_GONE)
+    if launched or any(is_accelerate(" ".join(words)) for words in above[:1]):
+        end_with_parent(parent, LAUNCHER_GONE)
 
 
 def is_accelerate(command_line: str) -> bool:
