@@ -8,6 +8,7 @@ Flags: --max-samples --num-candidates --epochs --learning-rate --temperature --e
 """
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from posttrain import atomic, lineage
@@ -75,7 +76,8 @@ def populate(run: expert_iteration.Rounds, manifest: dict, console: rejection_sf
     options = read_recipe(stage_recipe.command[2:], "sample").build(SampleOptions)
     rows = read_parquet(split_path(Path(options.dataset_name), manifest, "train"), QUESTIONS)
     questions = draw_questions(rows, options.num_questions, options.seed)
-    with sampling_stage.open_stage(options, questions, manifest) as stage:
+    clock = nullcontext() if stage_recipe.is_whole() else expert_iteration.timed(stage_recipe, run.output_dir)
+    with clock, sampling_stage.open_stage(options, questions, manifest) as stage:
         file = RolloutFile(Path(options.output_dir), stage.settings)
         done = file.done() if file.metrics() is None else {question.id for question in questions}
         buffer = rejection_sft.Buffer(run, list(file.kept()))

@@ -158,6 +158,8 @@ def test_the_walk_through(whole_tiny_data, tmp_path):
     )
     assert evaluated == ["round_0/evals/tiny_1step", "round_1/evals/tiny_1step", "round_1/evals_epoch_1/tiny_1step"]
     assert results["training_metrics"]["epoch_stats"][-1]["accuracy"] == results["evaluation_metrics"]["accuracy"]
+    timed = [json.loads(line)["stage"] for line in (out / "seconds.jsonl").read_text().splitlines()]
+    assert timed == ["evaluate", "sample", "select", "train", "evaluate epoch 1", "evaluate"]
     (kept,) = out.glob("checkpoints/*/rejection_sft_epoch_2")
     assert (kept / "adapter_model.safetensors").is_file() and (kept / "optimizer.pt").is_file()
     alone = run_script(

@@ -218,7 +218,8 @@ def test_no_path_of_a_machine_is_in_what_is_kept():
 
 
 def test_the_hours_of_rounds_are_those_of_sampling_and_training(tmp_path):
-    stages = [("evaluate", 3600.0), ("sample", 1800.0), ("select", 0.0), ("train", 900.0), ("evaluate", 3600.0)]
+    stages = [("evaluate", 3600.0), ("sample", 1800.0), ("select", 0.0), ("train", 900.0)]
+    stages += [("evaluate epoch 1", 3600.0), ("evaluate", 3600.0)]
     lines = [json.dumps({"stage": stage, "output": "o", "seconds": seconds}) for stage, seconds in stages]
     (tmp_path / keep.SECONDS_FILE).write_text("\n".join(lines) + "\n")
     assert keep.hours_of(tmp_path) == 0.75

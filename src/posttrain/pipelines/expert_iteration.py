@@ -7,6 +7,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -164,14 +166,21 @@ def run_stage(stage: Stage, output_dir: Path) -> None:
     if stage.is_whole():
         return
     say(f"$ {command_line(stage.command)}")
+    with timed(stage, output_dir):
+        with processes.running(stage.command) as process, preemption.passed_on():
+            code = process.wait()
+        if code or not stage.is_whole():
+            raise RoundError(
+                f"{stage.mark.parent}: the stage {stage.name} ended with exit code {code}; its own error stands above. "
+                f"Start this command again to go on from there"
+            )
+
+
+@contextmanager
+def timed(stage: Stage, output_dir: Path) -> Iterator[None]:
+    """Keep the seconds of the block, unless it fails, as those of the stage."""
     began = time.perf_counter()
-    with processes.running(stage.command) as process, preemption.passed_on():
-        code = process.wait()
-    if code or not stage.is_whole():
-        raise RoundError(
-            f"{stage.mark.parent}: the stage {stage.name} ended with exit code {code}; its own error stands above. "
-            f"Start this command again to go on from there"
-        )
+    yield
     entry = {"stage": stage.name, "output": str(stage.mark.parent), "seconds": round(time.perf_counter() - began, 1)}
     with (output_dir / SECONDS_FILE).open("a") as file:
         file.write(json.dumps(entry) + "\n")

@@ -117,7 +117,7 @@ def hours_of(run: Path) -> float | None:
     """
     if (run / SECONDS_FILE).is_file():
         stages = jsonl.read_lines(run / SECONDS_FILE, {"stage": str, "seconds": float}, "remove the line")
-        return sum(stage["seconds"] for stage in stages if stage["stage"] != "evaluate") / 3600
+        return sum(stage["seconds"] for stage in stages if not stage["stage"].startswith("evaluate")) / 3600
     seconds = ((lineage.read_record(run) or {}).get("result") or {}).get("wall_seconds")
     return None if seconds is None else seconds / 3600
 
