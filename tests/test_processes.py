@@ -1,7 +1,6 @@
 """Children end with their parent whatever ends it, and a signal ends a command with one line and its exit code."""
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, STARTED_WITH
 
 from posttrain.processes import IN_FORCE
 
@@ -45,7 +44,7 @@ run_script(main)
 
 
 def start_python(code: str, **options) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
+    environment = {**STARTED_WITH, "PYTHONPATH": str(REPOSITORY / "src")}
     command = [sys.executable, "-c", textwrap.dedent(code)]
     return subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
@@ -277,7 +276,7 @@ LAUNCHERS = {
 def launch_worker(launcher: str, task: str, tmp_path: Path) -> subprocess.Popen[str]:
     (tmp_path / "worker.py").write_text(WORKER)
     command = [sys.executable, "-m", *LAUNCHERS[launcher], str(tmp_path / "worker.py"), task]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
+    environment = {**STARTED_WITH, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, cwd=REPOSITORY, **pipes)
 
@@ -326,7 +325,7 @@ def test_workers_that_have_just_begun_end_with_their_launcher(launcher, tmp_path
 def test_an_orphan_lives_whose_environment_no_launcher_made(mine, lives, tmp_path):
     """As `!nohup python src/sft.py … &` in a notebook that has trained before, whose shell is gone at once."""
     (tmp_path / "worker.py").write_text(WORKER)
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "ACCELERATE_DYNAMO_MODE": "default", **mine}
+    environment = {**STARTED_WITH, "PYTHONPATH": str(REPOSITORY / "src"), "ACCELERATE_DYNAMO_MODE": "default", **mine}
     shell = f"nohup {sys.executable} {tmp_path}/worker.py wait > {tmp_path}/said 2> /dev/null & echo $!"
     pid = subprocess.run(["sh", "-c", shell], env=environment, capture_output=True, text=True, check=True).stdout
     orphan = psutil.Process(int(pid))
