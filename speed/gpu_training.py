@@ -198,11 +198,8 @@ def plans(world: World) -> dict[str, Any]:
         batch = max(1, world.shape.tokens // world.shape.length // share)
         gc.collect()  # the trainer before is in circles of references, and its weights would count
         world.start_memory()
-        extra: dict[str, Any] = {
-            "packing": True,
-            "optim": optimizer,
-            "max_steps": 3,
-        }  # the optimizer's states are whole
+        # After three steps the optimizer's states are whole.
+        extra: dict[str, Any] = {"packing": True, "optim": optimizer, "max_steps": 3}
         if adapter:
             extra["peft_config"] = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
         trainer, _ = train(world, RecipeTrainer, data, world.model("varlen_sdpa", dtype), batch, checkpointing, **extra)

@@ -119,8 +119,8 @@ def miniature(model: PreTrainedModel, device: torch.device | str | None = None) 
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:2]
     device = torch.device(device or model.device)
-    by_kernel = attention in FLASH or attention.startswith(KERNELS) or (attention == NAME and device.type == "cuda")
-    dtype = torch.bfloat16 if by_kernel else torch.float32
+    in_half = attention in FLASH or attention.startswith(KERNELS) or (attention == NAME and device.type == "cuda")
+    dtype = torch.bfloat16 if in_half else torch.float32
     with torch.random.fork_rng():
         torch.manual_seed(0)
         small = type(model)(config)  # not from_config, which shards the weights under ZeRO-3
